@@ -126,6 +126,11 @@ options:
     description: Whether the content stays out of diffs.
     type: bool
     default: false
+  unit:
+    description:
+      - Systemd unit that runs from this store, with C(WorkingDirectory=) set to O(path)C(/current).
+      - The module then tells which release its main process was started from, so that an interrupted restart shows.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -166,9 +171,15 @@ previous:
   returned: success
   type: str
 pending:
-  description: Whether the release is staged (or would be) but not in force.
+  description:
+    - Whether the release is staged (or would be) but not in force.
+    - With O(unit), also whether the unit does not run from it yet.
   returned: success
   type: bool
+running:
+  description: Id of the release that the main process of O(unit) was started from; null when it does not run.
+  returned: with O(unit)
+  type: str
 pruned:
   description: Ids of releases that were removed.
   returned: success
@@ -185,7 +196,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._release import (
     Release,
     ReleaseError,
@@ -255,6 +265,23 @@ def _check_in_copy(module: AnsibleModule, release: Release) -> None:
     """In check mode: stage below a temporary directory, so that the validators see the real files."""
     with tempfile.TemporaryDirectory(prefix="ai102-check-") as temporary:
         ReleaseStore(Path(temporary)).stage(release, _validator(module, release))
+
+
+def _running(unit: str, store: ReleaseStore) -> str | None:
+    """Id of the release that the unit's main process has as its working directory, or ``None``."""
+    if shutil.which("systemctl") is None:
+        return None
+    done = subprocess.run(
+        ["systemctl", "show", "--property=ActiveState,MainPID", unit], capture_output=True, text=True, check=False
+    )
+    shown = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    if shown.get("ActiveState") not in {"active", "reloading"} or shown.get("MainPID", "0") == "0":
+        return None
+    try:
+        directory = Path(os.readlink(f"/proc/{shown['MainPID']}/cwd"))
+    except OSError:
+        return None
+    return directory.name if directory.parent == (store.path / "releases").resolve() else None
 
 
 def _put(module: AnsibleModule, store: ReleaseStore) -> dict[str, Any]:
@@ -348,6 +375,7 @@ def main() -> None:
             "remember": {"type": "bool", "default": True},
             "keep": {"type": "int", "default": 3},
             "secret": {"type": "bool", "default": False},
+            "unit": {"type": "str"},
         },
         required_if=[("state", "current", ["release"])],
         supports_check_mode=True,
@@ -362,6 +390,9 @@ def main() -> None:
         module.fail_json(msg=str(error), release=None, current=store.current(), previous=store.previous())
     result["current"] = store.current()
     result["previous"] = store.previous()
+    if module.params["unit"]:
+        result["running"] = _running(module.params["unit"], store)
+        result["pending"] = result["pending"] or result["running"] != result["release"]
     module.exit_json(**result)
 
 
