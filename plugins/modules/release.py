@@ -326,7 +326,7 @@ def _move(module: AnsibleModule, store: ReleaseStore) -> dict[str, Any]:
         "pending": False,
         "pruned": [],
     }
-    if changed:
+    if changed and store.staged(target):
         before = read_release(store.directory(before_id)) if before_id else {}
         after = read_release(store.directory(target))
         result["diff"] = diff_entries(before, after, str(store.path / "current"), params["secret"])
