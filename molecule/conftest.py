@@ -1,0 +1,37 @@
+"""Tells testinfra which hosts a scenario has, and gives its tests the scenario's inventory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+
+def _inventory() -> dict[str, Any]:
+    directory = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+    inventory: dict[str, Any] = yaml.safe_load((directory / "hosts.yml").read_text())["all"]
+    return inventory
+
+
+def _hosts(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {name: values or {} for name, values in (group.get("hosts") or {}).items()}
+    for child in (group.get("children") or {}).values():
+        for name, values in _hosts(child or {}).items():
+            found[name] = {**found.get(name, {}), **values}
+    return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run each test on every host of the scenario, unless ``--hosts`` or the test's module says otherwise."""
+    if "MOLECULE_SCENARIO_DIRECTORY" in os.environ and not config.option.hosts:
+        names = [values.get("test_host_container", name) for name, values in _hosts(_inventory()).items()]
+        config.option.hosts = ",".join(f"docker://{name}" for name in names)
+
+
+@pytest.fixture(scope="session")
+def inventory() -> dict[str, Any]:
+    """Return the group ``all`` of the scenario's hosts.yml: ``hosts``, ``children`` and ``vars`` as they are written."""
+    return _inventory()
