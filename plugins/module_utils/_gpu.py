@@ -35,7 +35,7 @@ _DEAD: t.Final = ("gpu is lost", "unknown error", "err!", "gpu requires reset")
 _MISMATCH = re.compile(r"driver/library version mismatch", re.IGNORECASE)
 _LIBRARY_VERSION = re.compile(r"NVML library version:\s*([\d.]+)")
 _LOST = re.compile(
-    r"Unable to determine the (?:device handle|link information) for GPU\s*([^\n]*?):?\s+([A-Z][^:\n]*)$", re.M
+    r"Unable to determine the (?:device handle|link information) for GPU\s*([^\n]*?):?\s+([A-Z][^:\n]*)$", re.MULTILINE
 )
 _PCI_ID = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]")
 
