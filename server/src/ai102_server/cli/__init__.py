@@ -1,0 +1,106 @@
+# Copyright 2026 AI-102 inference maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The command line ``ai102-server``. Each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ai102_server import __version__
+from ai102_server.errors import ServerError
+
+__all__ = ["main"]
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from ai102_server.cli.serving import run_serve
+
+    return run_serve(arguments.config)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from ai102_server.cli.serving import run_check
+
+    return run_check(arguments.config, as_json=arguments.json)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from ai102_server.cli.predict import Target, run_predict
+
+    target = Target(
+        url=arguments.url,
+        ca=arguments.ca,
+        certificate=arguments.cert,
+        key=arguments.key,
+        server_hostname=arguments.server_hostname,
+        timeout=arguments.timeout,
+    )
+    return run_predict(target, arguments.model, arguments.version, arguments.request)
+
+
+def _golden(arguments: argparse.Namespace) -> int:
+    from ai102_server.cli.golden import run_golden
+
+    return run_golden(arguments.model, arguments.request, arguments.output, arguments.tolerance, arguments.provider)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ai102-server", description="Serve ONNX models over the Open Inference Protocol V2."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server")
+    serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="validate configuration, TLS files and models, and ask golden answers")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    check.set_defaults(run=_check)
+
+    predict = commands.add_parser("predict", help="ask a running server")
+    predict.add_argument("--url", required=True, help="such as https://inference.example.internal")
+    predict.add_argument("--model", required=True, help="name of the model")
+    predict.add_argument("--version", dest="version", metavar="VERSION", help="version of the model (default: latest)")
+    predict.add_argument("--request", default="-", metavar="FILE", help="V2 request as JSON (default: standard input)")
+    predict.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust (default: the system's)")
+    predict.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
+    predict.add_argument("--key", type=Path, metavar="FILE", help="private key of the client certificate")
+    predict.add_argument("--server-hostname", metavar="NAME", help="name in the server's certificate, if not the URL's")
+    predict.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
+    predict.set_defaults(run=_predict)
+
+    golden = commands.add_parser("golden", help="record golden answers of a model")
+    golden.add_argument("--model", type=Path, required=True, metavar="FILE", help="model (.onnx)")
+    golden.add_argument(
+        "--request", type=Path, action="append", required=True, metavar="FILE",
+        help="V2 request as JSON, or a list of them; may be given several times",
+    )  # fmt: skip
+    golden.add_argument("--output", type=Path, required=True, metavar="FILE", help="golden.json to write")
+    golden.add_argument("--tolerance", type=float, default=1e-3, metavar="NUMBER", help="default: %(default)s")
+    golden.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME", help="default: %(default)s")
+    golden.set_defaults(run=_golden)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0, 1 when something is wrong, 2 for wrong arguments."""
+    arguments = _parser().parse_args(argv)
+    run: Command = arguments.run
+    try:
+        return run(arguments)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away: nothing is left to tell it.
+        return 1

@@ -1,0 +1,448 @@
+# Copyright 2026 AI-102 inference maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: what may stand in it, and messages that say how to mend what is wrong.
+
+All mistakes are reported at once. Times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from ai102_server.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "Execution",
+    "Limits",
+    "Listen",
+    "Log",
+    "ModelRef",
+    "Tls",
+    "load_config",
+    "parse_config",
+]
+
+GRAPH_OPTIMISATION: Final = ("disabled", "basic", "extended", "all")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+START_POLICIES: Final = ("strict", "degraded")
+TLS_VERSIONS: Final = ("1.2", "1.3")
+MAX_PORT: Final = 65535
+MAX_MODE: Final = 0o777
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Certificate of the server and, when ``client_ca`` is given, who may call: mutual TLS is then mandatory."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    minimum_version: str = "1.3"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the server listens: ``host`` and ``port``, or the Unix socket ``uds``.
+
+    A socket handed over by systemd (``LISTEN_FDS``) takes the place of either; TLS still applies.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    uds: Path | None = None
+    uds_mode: int = 0o660
+    backlog: int = 1024
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model version to serve, and the directory of its package."""
+
+    name: str
+    version: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How ONNX Runtime runs the models."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    required_provider: str | None = None
+    intra_op_threads: int = 1
+    inter_op_threads: int = 1
+    allow_spinning: bool = False
+    graph_optimisation: str = "all"
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    warmup_runs: int = 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost, and how long the last ones may take when the server stops."""
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    queue: int = 64
+    drain_notice_seconds: float = 0.0
+    drain_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is logged. ``access`` switches the line for each inference request; failed ones are always logged."""
+
+    level: str = "info"
+    access: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. ``threads`` is the number of inferences that may run at the same time."""
+
+    listen: Listen
+    models: tuple[ModelRef, ...]
+    threads: int = 4
+    start: str = "strict"
+    model_signing_public_key: Path | None = None
+    execution: Execution = field(default_factory=Execution)
+    limits: Limits = field(default_factory=Limits)
+    log: Log = field(default_factory=Log)
+    release: str | None = None
+
+
+_T = TypeVar("_T")
+_MISSING: Final = object()
+
+
+class _Section:
+    """One mapping of the file. Every key that is read is remembered, so that the others can be reported."""
+
+    def __init__(self, value: object, path: str, problems: list[str]) -> None:
+        self.path = path
+        self.problems = problems
+        self.known: list[str] = []
+        self.data: dict[object, object] = {}
+        if value is _MISSING or value is None:
+            return
+        if not isinstance(value, dict):
+            self.report("", f"must be a mapping of keys to values, not {_kind(value)}")
+            return
+        self.data = value
+
+    def at(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def report(self, key: str, message: str) -> None:
+        where = self.at(key) if key else self.path
+        self.problems.append(f"{where}: {message}" if where else message)
+
+    def has(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def raw(self, key: str) -> object:
+        self.known.append(key)
+        value = self.data.get(key, _MISSING)
+        return _MISSING if value is None else value
+
+    def get(self, key: str, default: _T, convert: Callable[[object], _T]) -> _T:
+        """Value of ``key``; the default when the key is absent or its value was reported as wrong."""
+        value = self.raw(key)
+        if value is _MISSING:
+            return default
+        try:
+            return convert(value)
+        except ValueError as error:
+            self.report(key, str(error))
+            return default
+
+    def require(self, key: str, fallback: _T, convert: Callable[[object], _T], hint: str) -> _T:
+        if not self.has(key):
+            self.known.append(key)
+            self.report(key, f"is missing: {hint}")
+            return fallback
+        return self.get(key, fallback, convert)
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.raw(key), self.at(key), self.problems)
+
+    def finish(self) -> None:
+        """Report the keys that nobody asked for."""
+        for key in self.data:
+            if key not in self.known:
+                near = difflib.get_close_matches(str(key), self.known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(sorted(self.known))}"
+                self.report(str(key), f"unknown key; {hint}")
+
+
+def _kind(value: object) -> str:
+    names = {bool: "true/false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be text, not {_kind(value)}")
+    return value
+
+
+def _version(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f'must be text, not {_kind(value)}; write it in quotes, as in version: "1.10"')
+    return _component(str(value))
+
+
+def _component(value: object) -> str:
+    """Text that can stand in an URL and in a path as one component."""
+    text = _text(value)
+    if text in {".", ".."} or not all(c.isascii() and (c.isalnum() or c in "._-") for c in text):
+        raise ValueError(f"'{text}' may only hold letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _path(value: object) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise ValueError(f"'{path}' must be an absolute path")
+    return path
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {_kind(value)}")
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    def convert(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a whole number, not {_kind(value)}")
+        if not low <= value <= high:
+            raise ValueError(f"{value} is out of range, must be {low} to {high}")
+        return value
+
+    return convert
+
+
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"must be a number of seconds, not {_kind(value)}")
+        if not low <= value <= high:
+            raise ValueError(f"{value} is out of range, must be {low:g} to {high:g} seconds")
+        return float(value)
+
+    return convert
+
+
+def _choice(choices: Iterable[str]) -> Callable[[object], str]:
+    allowed = tuple(choices)
+
+    def convert(value: object) -> str:
+        text = str(value)
+        if text not in allowed:
+            near = difflib.get_close_matches(text, allowed, n=1)
+            mean = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"'{text}' is not one of {', '.join(allowed)}{mean}")
+        return text
+
+    return convert
+
+
+def _mode(value: object) -> int:
+    # YAML 1.1 reads 0660 as the octal number it looks like; "0660" is text.
+    try:
+        mode = int(value, 8) if isinstance(value, str) else value
+    except ValueError:
+        mode = None
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MAX_MODE:
+        raise ValueError('must be an octal file mode in quotes, such as "0660"')
+    return mode
+
+
+def _provider(value: object) -> str:
+    text = _text(value)
+    if not text.endswith("ExecutionProvider"):
+        raise ValueError(f"'{text}' is not an execution provider; write it in full, such as 'CUDAExecutionProvider'")
+    return text
+
+
+def _providers(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("must be a list of execution providers, the preferred one first")
+    names = tuple(_provider(item) for item in value)
+    if len(set(names)) != len(names):
+        raise ValueError("names an execution provider twice")
+    return names
+
+
+def _provider_options(value: object) -> Mapping[str, Mapping[str, str]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must map execution providers to their options, not {_kind(value)}")
+    result: dict[str, dict[str, str]] = {}
+    for name, options in value.items():
+        if not isinstance(options, dict):
+            raise ValueError(f"options of '{name}' must be a mapping, not {_kind(options)}")
+        result[_provider(name)] = {str(key): _option(str(key), item) for key, item in options.items()}
+    return result
+
+
+def _option(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError(f"option '{key}' must be text, a number or true/false, not {_kind(value)}")
+
+
+def _tls(parent: _Section) -> Tls | None:
+    section = parent.section("tls")
+    if not parent.has("tls"):
+        return None
+    nowhere = Path("/")
+    tls = Tls(
+        certificate=section.require("certificate", nowhere, _path, "path of the certificate chain (PEM)"),
+        key=section.require("key", nowhere, _path, "path of the private key (PEM)"),
+        client_ca=section.get("client_ca", None, _path),
+        minimum_version=section.get("minimum_version", "1.3", _choice(TLS_VERSIONS)),
+    )
+    section.finish()
+    return tls
+
+
+def _listen(root: _Section) -> Listen:
+    section = root.section("listen")
+    default = Listen()
+    listen = Listen(
+        host=section.get("host", default.host, _text),
+        port=section.get("port", default.port, _integer(0, MAX_PORT)),
+        uds=section.get("uds", None, _path),
+        uds_mode=section.get("uds_mode", default.uds_mode, _mode),
+        backlog=section.get("backlog", default.backlog, _integer(1, MAX_PORT)),
+        tls=_tls(section),
+    )
+    if not root.has("listen"):
+        root.report("listen", "is missing: give host and port, or uds")
+    elif listen.uds is not None and (section.has("host") or section.has("port")):
+        section.report("uds", "cannot stand beside host and port: keep one of them")
+    elif listen.uds is not None and listen.tls is not None:
+        section.report("tls", "does not apply to a Unix socket: remove it, or listen on host and port")
+    section.finish()
+    return listen
+
+
+def _models(root: _Section) -> tuple[ModelRef, ...]:
+    value = root.raw("models")
+    if value is _MISSING:
+        root.report("models", "is missing: list the models to serve, each with name, version and path")
+        return ()
+    if not isinstance(value, list):
+        root.report("models", f"must be a list, not {_kind(value)}")
+        return ()
+    models: list[ModelRef] = []
+    for index, item in enumerate(value):
+        section = _Section(item, f"models[{index}]", root.problems)
+        model = ModelRef(
+            name=section.require("name", "", _component, "name under which the model is asked"),
+            version=section.require("version", "", _version, "version of the model, as text"),
+            path=section.require("path", Path("/"), _path, "directory of the model's package"),
+        )
+        section.finish()
+        if any((model.name, model.version) == (other.name, other.version) for other in models):
+            section.report("", f"model '{model.name}' version '{model.version}' is listed twice")
+        models.append(model)
+    return tuple(models)
+
+
+def _execution(root: _Section) -> Execution:
+    section = root.section("execution")
+    default = Execution()
+    execution = Execution(
+        providers=section.get("providers", default.providers, _providers),
+        required_provider=section.get("required_provider", None, _provider),
+        intra_op_threads=section.get("intra_op_threads", default.intra_op_threads, _integer(0, 1024)),
+        inter_op_threads=section.get("inter_op_threads", default.inter_op_threads, _integer(0, 1024)),
+        allow_spinning=section.get("allow_spinning", default.allow_spinning, _flag),
+        graph_optimisation=section.get("graph_optimisation", default.graph_optimisation, _choice(GRAPH_OPTIMISATION)),
+        provider_options=section.get("provider_options", default.provider_options, _provider_options),
+        warmup_runs=section.get("warmup_runs", default.warmup_runs, _integer(0, 1000)),
+    )
+    required = execution.required_provider
+    if required is not None and required not in execution.providers:
+        section.report("required_provider", f"'{required}' is not among providers: add it there")
+    for name in execution.provider_options:
+        if name not in execution.providers:
+            section.report("provider_options", f"'{name}' is not among providers: add it there or remove its options")
+    section.finish()
+    return execution
+
+
+def _limits(root: _Section) -> Limits:
+    section = root.section("limits")
+    default = Limits()
+    limits = Limits(
+        max_body_bytes=section.get("max_body_bytes", default.max_body_bytes, _integer(1024, 1 << 31)),
+        queue=section.get("queue", default.queue, _integer(0, 4096)),
+        drain_notice_seconds=section.get("drain_notice_seconds", default.drain_notice_seconds, _seconds(0, 600)),
+        drain_seconds=section.get("drain_seconds", default.drain_seconds, _seconds(1, 3600)),
+    )
+    section.finish()
+    return limits
+
+
+def _log(root: _Section) -> Log:
+    section = root.section("log")
+    default = Log()
+    log = Log(
+        level=section.get("level", default.level, _choice(LOG_LEVELS)),
+        access=section.get("access", default.access, _flag),
+    )
+    section.finish()
+    return log
+
+
+def parse_config(document: object, source: str = "configuration") -> Config:
+    """Check a parsed document and return the configuration.
+
+    Raises ``ConfigError`` with every mistake found.
+    """
+    problems: list[str] = []
+    root = _Section(document, "", problems)
+    config = Config(
+        listen=_listen(root),
+        models=_models(root),
+        threads=root.get("threads", Config.threads, _integer(1, 1024)),
+        start=root.get("start", Config.start, _choice(START_POLICIES)),
+        model_signing_public_key=root.get("model_signing_public_key", None, _path),
+        execution=_execution(root),
+        limits=_limits(root),
+        log=_log(root),
+        release=root.get("release", None, _text),
+    )
+    root.finish()
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read and check the YAML file at ``path``. Raises ``ConfigError``."""
+    source = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ConfigError(source, [f"cannot be read: {reason}"]) from error
+    try:
+        document: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(source, [f"is not valid YAML: {error}"]) from error
+    return parse_config(document, source)

@@ -1,0 +1,46 @@
+# Copyright 2026 AI-102 inference maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Admission: so many inferences run, so many wait, the others are told to come back.
+
+Without a bound a server under overload answers everybody too late; with one it answers most in time, and health and
+metrics keep a thread to run on.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Final
+
+from ai102_server.errors import RequestError
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """A context manager around each inference; raises ``RequestError`` (503) when ``queue`` requests wait already."""
+
+    def __init__(self, running: int, queue: int) -> None:
+        self._slots: Final = threading.Semaphore(running)
+        self._limit: Final = running + queue
+        self._lock: Final = threading.Lock()
+        self._inflight = 0
+
+    @property
+    def inflight(self) -> int:
+        """Requests that run or wait."""
+        return self._inflight
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inflight >= self._limit:
+                raise RequestError(503, "the server is busy: too many requests wait already", retry_after=1)
+            self._inflight += 1
+        self._slots.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slots.release()
+        with self._lock:
+            self._inflight -= 1
