@@ -15,7 +15,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.ai102.inference.plugins.module_utils._verdict import Verdict
+from ansible_collections.ai102.inference.plugins.module_utils._verdict import Check, Verdict
 
 display = Display()
 
@@ -33,6 +33,53 @@ def _write(path: Path, content: str) -> None:
         raise
 
 
+def registered_checks(
+    hostvars: t.Mapping[str, t.Any], hosts: t.Sequence[str], names: t.Sequence[str]
+) -> list[t.Mapping[str, t.Any]]:
+    """The checks that tasks on the hosts registered; a host that has none to show has failed one."""
+    checks: list[t.Mapping[str, t.Any]] = []
+    for name in names:
+        for host in hosts:
+            try:
+                result = hostvars[host][name]
+            except KeyError:
+                result = {"unreachable": True, "msg": "the host was lost or failed before it could be asked"}
+            if result.get("skipped"):
+                continue
+            if "checks" in result:
+                checks.extend(result["checks"])
+                continue
+            message = str(result.get("msg") or "no message").strip()
+            if result.get("unreachable"):
+                checks.append(
+                    Check(
+                        "reachable",
+                        host,
+                        "fail",
+                        "answers",
+                        _short(message),
+                        "Can the control node log in? Try: ansible -m ansible.builtin.ping " + host,
+                    ).to_dict()
+                )
+            else:
+                checks.append(
+                    Check(
+                        "facts",
+                        host,
+                        "fail",
+                        "lets itself be looked at",
+                        _short(message),
+                        "Is there a Python, and may the user become root?",
+                    ).to_dict()
+                )
+    return checks
+
+
+def _short(text: str, limit: int = 400) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 class ActionModule(ActionBase):
     """Gathers checks into one verdict, shows it, writes it, and fails the play when it is not good."""
 
@@ -42,11 +89,14 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Run on the control node. Raises `AnsibleActionFail` when the parameters are wrong."""
-        super().run(tmp, task_vars)
+        variables: dict[str, t.Any] = task_vars or {}
+        super().run(tmp, variables)
         _unused, args = self.validate_argument_spec(
             argument_spec={
                 "kind": {"type": "str", "required": True},
-                "checks": {"type": "list", "elements": "dict", "required": True},
+                "checks": {"type": "list", "elements": "dict", "default": []},
+                "registered": {"type": "list", "elements": "str", "default": []},
+                "hosts": {"type": "list", "elements": "str"},
                 "directory": {"type": "path"},
                 "fail": {"type": "bool", "default": True},
                 "show": {"type": "bool", "default": True},
@@ -54,7 +104,9 @@ class ActionModule(ActionBase):
             },
         )
         try:
-            verdict = Verdict.from_dicts(args["kind"], args["checks"])
+            hosts = args["hosts"] or variables.get("ansible_play_hosts_all") or []
+            checks = [*args["checks"], *registered_checks(variables.get("hostvars", {}), hosts, args["registered"])]
+            verdict = Verdict.from_dicts(args["kind"], checks)
         except ValueError as error:
             raise AnsibleActionFail(f"verdict {args['kind']!r}: {error}") from error
 
@@ -68,8 +120,8 @@ class ActionModule(ActionBase):
         if args["directory"] and not self._task.check_mode:
             result["files"] = self._write_all(verdict, Path(args["directory"]).expanduser())
         if args["show"]:
-            # Never wider than 140 columns: nobody reads a table across a whole wall.
-            columns = min(max(display.columns or 110, 80), 140)
+            # Never wider than 140 columns: nobody reads a table across a whole wall. A log has no width.
+            columns = min(max(display.columns, 80), 140) if os.isatty(1) else 110
             display.display(verdict.table(width=columns, passes=args["passes"]))
         if args["fail"] and not verdict.ok:
             result["failed"] = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 import typing as t
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ CHECK_NAMES: t.Final = (
     "reach",
     "source",
     "control",
+    "inventory",
 )
 
 SEVERITIES: t.Final = ("fail", "warn", "skip")
@@ -77,12 +79,13 @@ class Profile:
     disk_gb: Range = field(default_factory=Range)
     disk_kind_minimum: str = "any"
     disk_kind_recommended: str = "any"
+    free_gb: float = 0
     containers: bool = False
 
     @classmethod
     def from_dict(cls, name: str, data: t.Mapping[str, t.Any]) -> Profile:
         """Read a profile as it stands in the inventory. Raises `ValueError` that says what is wrong and where."""
-        known = ("cpu_cores", "memory_gb", "disk_gb", "disk_kind", "containers")
+        known = ("cpu_cores", "memory_gb", "disk_gb", "disk_kind", "free_gb", "containers")
         _known_keys(f"profile {name!r}", data, known)
         ranges = {key: _range(f"profile {name!r}: {key}", data.get(key, {})) for key in known[:3]}
         kind = data.get("disk_kind", {})
@@ -97,6 +100,7 @@ class Profile:
             name=name,
             disk_kind_minimum=minimum,
             disk_kind_recommended=recommended,
+            free_gb=_range(f"profile {name!r}: free_gb", data.get("free_gb", 0)).minimum,
             containers=bool(data.get("containers", False)),
             **ranges,
         )
@@ -343,6 +347,54 @@ def source_of_mount(mountinfo: str, device: str) -> str:
     return ""
 
 
+def existing(path: str | Path) -> Path:
+    """The path or its nearest ancestor that exists."""
+    current = Path(path)
+    while not current.exists() and current != current.parent:
+        current = current.parent
+    return current
+
+
+def _mount_point(path: Path) -> Path:
+    current = path.resolve()
+    while not current.is_mount() and current != current.parent:
+        current = current.parent
+    return current
+
+
+def free_space(path: str | Path, free_gb: float) -> dict[str, t.Any]:
+    """Size and free space of the file system that a path is or will be on. Raises `OSError`."""
+    place = existing(path)
+    status = os.statvfs(place)
+    return {
+        "path": str(path),
+        "free_gb": free_gb,
+        "mount": str(_mount_point(place)),
+        "size_bytes": status.f_blocks * status.f_frsize,
+        "free_bytes": status.f_bavail * status.f_frsize,
+        "inodes": status.f_files,
+        "free_inodes": status.f_favail,
+        "read_only": bool(status.f_flag & os.ST_RDONLY),
+    }
+
+
+def wanted_paths(entries: t.Iterable[object], free_gb: float) -> list[tuple[str, float]]:
+    """Paths as they stand in the inventory, a text or `{path, free_gb}`. Raises `ValueError`."""
+    result = []
+    for entry in entries:
+        if isinstance(entry, str):
+            result.append((entry, free_gb))
+            continue
+        if not isinstance(entry, t.Mapping) or not isinstance(entry.get("path"), str):
+            raise ValueError(f"a path is a text or has `path` and `free_gb`, not {entry!r}")  # noqa: TRY004 one kind
+        _known_keys("a path", entry, ("path", "free_gb"))
+        try:
+            result.append((entry["path"], float(entry.get("free_gb", free_gb))))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"free_gb of {entry['path']}: {error}") from error
+    return result
+
+
 # ------------------------------------------------------------------------------------------------------ comparison
 
 
@@ -536,12 +588,20 @@ class Comparison:
             )
 
     def ports(
-        self, wanted: t.Iterable[t.Mapping[str, t.Any]], held: t.Mapping[str, t.Any], own_units: t.Sequence[str]
+        self,
+        wanted: t.Iterable[t.Mapping[str, t.Any]],
+        held: t.Mapping[str, t.Any],
+        own_units: t.Sequence[str],
+        markers: t.Collection[str] = (),
     ) -> None:
         """Ports are free, or held by ourselves."""
         for entry in wanted:
             port = int(entry["port"])
             patterns = [*own_units, *(entry.get("units") or [])]
+            marker = entry.get("marker")
+            if marker and marker not in markers:
+                # nginx.service may be anybody's, until our own configuration is there
+                patterns = list(own_units)
             holders = held.get(str(port))
             expected = "free, or held by " + " or ".join(patterns) if patterns else "free"
             if not holders:
@@ -629,7 +689,7 @@ def evaluate(
     comparison.hardware(facts, profile)
     comparison.free_space(facts["paths"])
     comparison.clock(facts, control_time, max_skew)
-    comparison.ports(ports, facts["ports"], own_units)
+    comparison.ports(ports, facts["ports"], own_units, facts["markers"])
     comparison.gpus(facts["gpus"], gpus)
     comparison.network(facts)
     return apply_severity(comparison.checks, severity)

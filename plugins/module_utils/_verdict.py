@@ -133,23 +133,23 @@ class Verdict:
         }
 
     def sentence(self) -> str:
-        """One line that says it all: `preflight: FAIL, 2 of 31 checks failed on 1 of 4 hosts (3 warnings)`."""
+        """One line that says it all: `preflight: FAIL, 2 of 31 checks failed: gpu1, gpu2 (3 warnings)`."""
         counts = self.summary
         total = len(self.checks)
         if not total:
             return f"{self.kind}: FAIL, nothing was checked"
-        word = "PASS" if self.ok else "FAIL"
         if self.ok:
-            text = f"{counts['pass']} of {total} checks passed on {_count(len(self.hosts), 'host')}"
+            text = f"PASS, {counts['pass']} of {total} checks passed"
         else:
-            failed_hosts = len({check.host for check in self.failures})
-            text = f"{counts['fail']} of {total} checks failed on {failed_hosts} of {_count(len(self.hosts), 'host')}"
+            where = list(dict.fromkeys(check.host for check in self.failures))
+            more = f" and {len(where) - 5} more" if len(where) > 5 else ""
+            text = f"FAIL, {counts['fail']} of {total} checks failed: {', '.join(where[:5])}{more}"
         extra = [
             _count(counts[status], noun)
             for status, noun in (("warn", "warning"), ("skip", "skipped"))
             if counts[status]
         ]
-        return f"{self.kind}: {word}, {text}" + (f" ({', '.join(extra)})" if extra else "")
+        return f"{self.kind}: {text}" + (f" ({', '.join(extra)})" if extra else "")
 
     def to_dict(self) -> dict[str, t.Any]:
         """The JSON document."""
@@ -172,7 +172,7 @@ class Verdict:
             passes = "hosts" if len(self.hosts) <= 20 else "count"
         listed = [check for check in self.checks if check.status != "pass" or passes == "all"]
         host_width = min(max([len(host) for host in self.hosts] + [4]), 24)
-        check_width = min(max([len(check.check) for check in listed] + [5]), 28)
+        check_width = min(max([len(check.check) for check in listed] + [5]), 28 if width < 100 else 40)
         # status, host, check and the two columns that remain, with two blanks between
         left = max(width - (4 + host_width + check_width + 8), 40)
         widths = (4, host_width, check_width, left // 2, left - left // 2)

@@ -33,6 +33,7 @@ options:
       - C(cpu_cores), C(memory_gb) and C(disk_gb) are a number or have C(minimum) (less fails) and C(recommended) (less
         warns). Gigabytes are decimal, as memory and disks are sold.
       - C(disk_kind) has C(minimum) and C(recommended), each V(any), V(sata), V(ssd) or V(nvme).
+      - C(free_gb) is the free space that each of O(paths) needs.
       - C(containers) says whether the host may be a container.
     type: dict
     required: true
@@ -45,19 +46,12 @@ options:
     type: path
     default: /var/lib
   paths:
-    description: File systems that will be written to, and the space that must be free.
+    description:
+      - File systems that will be written to, each as a path on it, which need not exist yet.
+      - A path may be a dictionary with C(path) and C(free_gb) when it needs more or less free space than the profile says.
     type: list
-    elements: dict
+    elements: raw
     default: []
-    suboptions:
-      path:
-        description: A path on the file system. It need not exist yet.
-        type: path
-        required: true
-      free_gb:
-        description: Free space in decimal gigabytes.
-        type: float
-        required: true
   supported_os:
     description: Supported releases, the C(ID) of C(/etc/os-release) with a list of C(VERSION_ID).
     type: dict
@@ -90,6 +84,9 @@ options:
         type: list
         elements: str
         default: []
+      marker:
+        description: O(ports[].units) count only when this path exists, as a unit such as C(nginx.service) may be anybody's.
+        type: path
   own_units:
     description: Patterns of systemd units that may hold any of the ports.
     type: list
@@ -280,41 +277,9 @@ def clock() -> dict[str, t.Any]:
     return {"time": time.time(), "synchronised": synchronised}
 
 
-def existing(path: str) -> Path:
-    """The path or its nearest ancestor that exists."""
-    current = Path(path)
-    while not current.exists() and current != current.parent:
-        current = current.parent
-    return current
-
-
-def mount_point(path: Path) -> str:
-    """Where the file system of a path is mounted."""
-    current = path.resolve()
-    while not current.is_mount() and current != current.parent:
-        current = current.parent
-    return str(current)
-
-
-def free_space(entry: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Size and free space of the file system that a path is or will be on."""
-    path = existing(entry["path"])
-    status = os.statvfs(path)
-    return {
-        "path": entry["path"],
-        "free_gb": entry["free_gb"],
-        "mount": mount_point(path),
-        "size_bytes": status.f_blocks * status.f_frsize,
-        "free_bytes": status.f_bavail * status.f_frsize,
-        "inodes": status.f_files,
-        "free_inodes": status.f_favail,
-        "read_only": bool(status.f_flag & os.ST_RDONLY),
-    }
-
-
 def disk(path: str) -> dict[str, t.Any]:
     """The disk beneath a path; the file system itself where no disk can be seen (containers, network)."""
-    place = existing(path)
+    place = pf.existing(path)
     device = place.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     found = pf.describe_device(Path("/sys/dev/block") / number)
@@ -498,7 +463,7 @@ def network(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     }
 
 
-def gather(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def gather(params: t.Mapping[str, t.Any], paths: t.Sequence[tuple[str, float]]) -> dict[str, t.Any]:
     """Everything there is to know. Raises `OSError` when the host does not let itself be read."""
     release = pf.parse_os_release(read("/etc/os-release"))
     return {
@@ -515,8 +480,11 @@ def gather(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "cpu_cores": cpu_cores(),
         "memory_bytes": memory_bytes(),
         "disk": disk(params["data_path"]),
-        "paths": [free_space(entry) for entry in params["paths"]],
+        "paths": [pf.free_space(path, free_gb) for path, free_gb in paths],
         "ports": held_ports({entry["port"] for entry in params["ports"]}),
+        "markers": [
+            entry["marker"] for entry in params["ports"] if entry["marker"] and os.path.lexists(entry["marker"])
+        ],
         "gpus": pci_gpus(),
         "clock": clock(),
         **network(params),
@@ -532,15 +500,7 @@ def main() -> None:
             "requirements": {"type": "dict", "required": True},
             "tolerance_percent": {"type": "float", "default": 5},
             "data_path": {"type": "path", "default": "/var/lib"},
-            "paths": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "free_gb": {"type": "float", "required": True},
-                },
-            },
+            "paths": {"type": "list", "elements": "raw", "default": []},
             "supported_os": {"type": "dict", "default": {"debian": ["12", "13"], "ubuntu": ["22.04", "24.04"]}},
             "architectures": {"type": "list", "elements": "str", "default": ["x86_64"]},
             "kernel": {"type": "str", "default": "5.10"},
@@ -552,6 +512,7 @@ def main() -> None:
                 "options": {
                     "port": {"type": "int", "required": True},
                     "units": {"type": "list", "elements": "str", "default": []},
+                    "marker": {"type": "path"},
                 },
             },
             "own_units": {"type": "list", "elements": "str", "default": ["ai102-*"]},
@@ -579,10 +540,11 @@ def main() -> None:
     try:
         profile = pf.Profile.from_dict(params["profile"], params["requirements"])
         severity = pf.check_severity(params["severity"])
+        paths = pf.wanted_paths(params["paths"], profile.free_gb)
     except ValueError as error:
         module.fail_json(msg=str(error))
     try:
-        facts = gather(params)
+        facts = gather(params, paths)
     except OSError as error:
         module.fail_json(msg=f"the host cannot be read: {error}")
     checks = pf.evaluate(

@@ -25,7 +25,7 @@ options:
     description: The checks of all hosts as one flat list.
     type: list
     elements: dict
-    required: true
+    default: []
     suboptions:
       check:
         description: Short name of what was checked.
@@ -49,6 +49,17 @@ options:
       hint:
         description: What to do about it.
         type: str
+  registered:
+    description:
+      - Names of variables that a task registered on each of O(hosts); their C(checks) are gathered too.
+      - A host that was unreachable, whose task failed, or that has no such variable gets a failed check that says so.
+    type: list
+    elements: str
+    default: []
+  hosts:
+    description: Hosts that must have O(registered). All hosts of the play when it is not given.
+    type: list
+    elements: str
   directory:
     description:
       - Directory on the control node that receives I(kind).json, I(kind).xml and I(kind).html.
@@ -87,6 +98,12 @@ EXAMPLES = r"""
     kind: preflight
     checks: "{{ preflight_checks }}"
     directory: "{{ ai102_reports_dir }}"
+  run_once: true
+
+- name: One verdict from what a task registered on every host
+  ai102.inference.verdict:
+    kind: verify
+    registered: [verify_answers]
   run_once: true
 """
 

@@ -81,3 +81,22 @@ def test_unwritable_directory_is_named(tmp_path: Path, shown: list[str]) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(AnsibleError, match="cannot be written to .*/file"):
         run(kind="verify", checks=[GOOD], directory=str(tmp_path / "file"))
+
+
+def test_registered_results_of_every_host() -> None:
+    hostvars = {
+        "a": {"seen": {"checks": [GOOD], "changed": False}},
+        "b": {"seen": {"unreachable": True, "msg": "Failed to connect\n via ssh: timed out"}},
+        "c": {"seen": {"failed": True, "msg": "sudo: a password is required"}},
+        "d": {"seen": {"skipped": True}},
+        "e": {},
+    }
+    checks = action.registered_checks(hostvars, list(hostvars), ["seen"])
+    assert [(check["host"], check["check"], check["status"]) for check in checks] == [
+        ("a", "cpu", "pass"),
+        ("b", "reachable", "fail"),
+        ("c", "facts", "fail"),
+        ("e", "reachable", "fail"),
+    ]
+    assert checks[1]["actual"] == "Failed to connect via ssh: timed out"
+    assert "password" in checks[2]["actual"]

@@ -43,6 +43,7 @@ FACTS: dict[str, Any] = {
         }
     ],
     "ports": {},
+    "markers": [],
     "gpus": [{"pci_id": "0000:1b:00.0"}],
     "clock": {"time": 1000.4, "synchronised": True},
     "resolve": [{"name": "gpu1", "addresses": ["10.0.0.1"], "error": ""}],
@@ -204,6 +205,31 @@ def test_ports(unit: str, more: list[str], status: str) -> None:
     check = judge({"ports": held}, ports=[{"port": 443, "units": more}])["port.443"]
     assert check.status == status
     assert f"held by nginx ({unit or 'no unit'})" in check.actual
+
+
+def test_a_unit_that_may_be_anybodys_needs_our_configuration() -> None:
+    held = {"443": [{"pid": 7, "process": "nginx", "unit": "nginx.service"}]}
+    ports = [{"port": 443, "units": ["nginx.service"], "marker": "/etc/ai102/gateway/current"}]
+    assert judge({"ports": held}, ports=ports)["port.443"].status == "fail"
+    ours = {"ports": held, "markers": ["/etc/ai102/gateway/current"]}
+    assert judge(ours, ports=ports)["port.443"].status == "pass"
+
+
+def test_paths_are_texts_or_dictionaries() -> None:
+    assert pf.wanted_paths(["/a", {"path": "/b", "free_gb": 3}, {"path": "/c"}], 20) == [
+        ("/a", 20),
+        ("/b", 3.0),
+        ("/c", 20),
+    ]
+    for wrong in (3, {"free_gb": 3}, {"path": "/a", "free": 3}, {"path": "/a", "free_gb": "much"}):
+        with pytest.raises(ValueError, match="path|free"):
+            pf.wanted_paths([wrong], 20)
+
+
+def test_free_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
+    entry = pf.free_space(tmp_path / "a" / "b", 1)
+    assert entry["path"] == f"{tmp_path}/a/b"
+    assert 0 < entry["free_bytes"] <= entry["size_bytes"]
 
 
 def test_port_held_by_us_and_by_a_stranger_fails() -> None:

@@ -93,9 +93,11 @@ def test_wrong_checks_are_refused(data: dict[str, str], message: str) -> None:
 def test_sentence_counts() -> None:
     assert (
         Verdict("preflight", [PASS, WARN, SKIP, FAIL]).sentence()
-        == "preflight: FAIL, 1 of 4 checks failed on 1 of 2 hosts (1 warning, 1 skipped)"
+        == "preflight: FAIL, 1 of 4 checks failed: gpu10 (1 warning, 1 skipped)"
     )
-    assert Verdict("verify", [PASS]).sentence() == "verify: PASS, 1 of 1 checks passed on 1 host"
+    assert Verdict("verify", [PASS]).sentence() == "verify: PASS, 1 of 1 checks passed"
+    many = Verdict("verify", [Check("cpu", f"h{n}", "fail", "a", "b") for n in range(7)])
+    assert many.sentence() == "verify: FAIL, 7 of 7 checks failed: h0, h1, h2, h3, h4 and 2 more"
 
 
 def test_table_is_fixed_width_with_failures_first_and_hints_beneath() -> None:
