@@ -5,7 +5,9 @@
 Two of them: the *supervisor*, which owns the socket and speaks with systemd, and one *worker*, forked by Granian, which
 loads the models and answers. The worker tells the supervisor through a pipe that it is ready, why it is not, and, as
 long as it lives, that it lives. So only the main process notifies systemd (``NotifyAccess=main`` will do), and a worker
-whose interpreter hangs is noticed by the watchdog.
+whose interpreter hangs is noticed by the watchdog. A second pipe leads the other way: it says that the end is near, and
+its closing says that the supervisor is gone. It is no signal, because the kernel may deliver the second of two signals
+to another thread than the first, and Python's main thread then sleeps on.
 
 A socket of our own is bound by the supervisor, so that an address in use is an error at once, but it listens only when
 the models are ready: until then connections are refused and a gateway asks another host. A socket handed over by
@@ -25,9 +27,8 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 from granian._granian import SocketHolder
@@ -156,13 +157,19 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._listener = listener
         self._activated = activated
         self._notifier = notifier
-        self._from_worker, self._to_supervisor = os.pipe()
+        self._from_worker, self._status = os.pipe()
+        self._control, self._to_worker = os.pipe()
         self._stopping = False
 
     def run(self) -> None:
         """Serve until a signal ends it. Raises ``SystemExit`` when the worker failed."""
-        pipe = (self._from_worker, self._to_supervisor)
-        worker = Worker(self._config, self._listener, self._activated, pipe, self._notifier.watchdog_seconds)
+        worker = Worker(
+            self._config,
+            self._listener,
+            self._activated,
+            Pipes(self._status, self._control, (self._from_worker, self._to_worker)),
+            self._notifier.watchdog_seconds,
+        )
         self.serve(target_loader=worker.load, wrap_loader=False)
 
     # What Granian calls ------------------------------------------------------------------------------------------
@@ -182,7 +189,8 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 
     def _spawn_workers(self, spawn_target: object, target_loader: object) -> None:
         super()._spawn_workers(spawn_target, target_loader)
-        os.close(self._to_supervisor)
+        os.close(self._status)
+        os.close(self._control)
         threading.Thread(target=self._listen_to_worker, name="worker-pipe", daemon=True).start()
 
     def signal_handler_interrupt(self, *_args: object) -> None:
@@ -190,9 +198,8 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         again, self._stopping = self._stopping, True
         logger.info("stopping", extra={"drain_seconds": self._config.limits.drain_seconds})
         self._notifier.send("STOPPING=1", "STATUS=Finishing requests in flight")
-        for worker in self.wrks:
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(worker._id(), signal.SIGUSR1)
+        with contextlib.suppress(OSError):
+            os.write(self._to_worker, b"d")
         notice = self._config.limits.drain_notice_seconds
         if again or not notice:
             super().signal_handler_interrupt()
@@ -222,6 +229,14 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 # --------------------------------------------------------------------------------------------------------------------
 # Worker
 # --------------------------------------------------------------------------------------------------------------------
+class Pipes(NamedTuple):
+    """File descriptors of the worker: where it reports, where it is told, and the other ends, which it must close."""
+
+    status: int
+    control: int
+    others: tuple[int, int]
+
+
 class Worker:
     """What runs in the process that answers. Created in the supervisor, used after the fork."""
 
@@ -230,13 +245,14 @@ class Worker:
         config: Config,
         listener: socket.socket,
         activated: bool,
-        pipe: tuple[int, int],
+        pipes: Pipes,
         watchdog_seconds: float | None,
     ) -> None:
         self._config = config
         self._listener = listener
         self._activated = activated
-        self._reading_end, self._pipe = pipe
+        self._pipes = pipes
+        self._service: Service | None = None
         self._beat_seconds = BEAT_SECONDS if watchdog_seconds is None else min(BEAT_SECONDS, watchdog_seconds / 3)
 
     def load(self) -> Flask:
@@ -244,8 +260,9 @@ class Worker:
         # The supervisor's handlers came along with the fork; Granian installs its own when it starts to serve.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        # With the reading end held here too, this process would never learn that the supervisor died.
-        os.close(self._reading_end)
+        # With the supervisor's ends held here too, this process would never learn that the supervisor died.
+        for descriptor in self._pipes.others:
+            os.close(descriptor)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         # Imported here: the supervisor stays small, and no library of the engine is used on both sides of a fork.
         from ai102_server.api import create_app
@@ -258,7 +275,7 @@ class Worker:
             self._tell(FAILED, f"Not started: {'; '.join(problems)}")
             sys.exit(1)
         app = create_app(service)
-        signal.signal(signal.SIGUSR1, _drain(service))
+        self._service = service
         # What was loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -276,27 +293,20 @@ class Worker:
     def _tell(self, event: str, status: str = "") -> None:
         # One write of less than PIPE_BUF bytes is atomic, so that threads need no lock.
         line = orjson.dumps({"event": event, "status": " ".join(status.split())[:400]})
-        os.write(self._pipe, line + b"\n")
+        os.write(self._pipes.status, line + b"\n")
 
     def _beat(self) -> None:
-        """Tell the supervisor that this process lives; end it when there is no supervisor any more."""
+        """Tell the supervisor that this process lives, and listen to it; end this process when it is gone."""
         poller = select.poll()
-        poller.register(self._pipe, select.POLLERR)
+        poller.register(self._pipes.control, select.POLLIN)
         while True:
-            # Returns early when the supervisor's end of the pipe closes, however it died.
-            gone = poller.poll(self._beat_seconds * 1000)
+            told = poller.poll(self._beat_seconds * 1000)
             try:
-                if not gone:
-                    self._tell(BEAT)
-                    continue
+                if told and not os.read(self._pipes.control, 64):
+                    break
+                self._tell(BEAT)
             except OSError:
-                pass
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-
-
-def _drain(service: Service) -> Callable[[int, object], None]:
-    def handler(_number: int, _frame: object) -> None:
-        service.draining = True
-
-    return handler
+                break
+            if told and self._service is not None:
+                self._service.draining = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

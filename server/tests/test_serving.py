@@ -1,0 +1,418 @@
+# Copyright 2026 AI-102 inference maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Real processes: Granian, TLS, systemd's protocols, signals."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import (
+    CLIENT_AUTH,
+    DOUBLING_GOLDEN,
+    SERVER_AUTH,
+    Answer,
+    Authority,
+    ServerProcess,
+    Signer,
+    doubling_model,
+    doubling_request,
+    exchange,
+    slow_request,
+)
+
+Start = Callable[..., ServerProcess]
+INFER = "/v2/models/doubling/infer"
+SLOW = "/v2/models/slow/infer"
+
+
+class Background(threading.Thread):
+    """A request that is in flight while the test goes on."""
+
+    def __init__(self, server: ServerProcess, path: str, body: object) -> None:
+        super().__init__(daemon=True)
+        self._arguments = (server, path, body)
+        self.answer: Answer | None = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        server, path, body = self._arguments
+        try:
+            self.answer = server.request("POST", path, body)
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            self.error = error
+
+
+def inflight(server: ServerProcess) -> float:
+    text = server.request("GET", "/metrics").body.decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith("ai102_inflight_requests ")))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_serves_and_stops(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    answer = server.request("POST", INFER, doubling_request(id="a"), {"X-Request-ID": "from-the-gateway"})
+    assert answer.status == 200
+    assert answer.json == {
+        "model_name": "doubling",
+        "model_version": "10",
+        "id": "a",
+        "outputs": DOUBLING_GOLDEN[0]["response"]["outputs"],
+    }
+    assert answer.headers["X-Request-ID"] == "from-the-gateway"
+    assert any(line.startswith("STATUS=Serving 4 of 4 models") for line in server.messages)
+    worker = server.worker
+    began = time.monotonic()
+    server.terminate()
+    assert server.wait() == 0
+    assert time.monotonic() - began < 10, "the worker did not notice that it should stop, and was killed"
+    assert gone(worker)
+    server.wait_for("STOPPING=1")
+    infer = next(record for record in server.records if record["message"] == "infer")
+    assert infer["request_id"] == "from-the-gateway"
+    assert infer["status"] == 200
+    assert "1.0" not in server.log.split('"message":"infer"')[1].split("bytes_in")[0]
+
+
+def test_refuses_connections_until_the_models_are_ready(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config, ready=False)
+    seen: set[str] = set()
+    while not any("READY=1" in line for line in server.messages):
+        try:
+            seen.add(f"ready {server.request('GET', '/v2/health/ready').status}")
+        except ConnectionRefusedError:
+            seen.add("refused")
+        server._poll_notify(0.01)
+    assert "refused" in seen
+    assert seen <= {"refused", "ready 200"}
+
+
+def test_binary_tensors_over_the_wire(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    raw = struct.pack("<3f", 1, 2, 3)
+    head = (
+        b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","parameters":{"binary_data_size":12}}],'
+        b'"outputs":[{"name":"y","parameters":{"binary_data":true}}]}'
+    )
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+    answer = server.request("POST", INFER, head + raw, headers)
+    assert answer.status == 200
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    assert struct.unpack("<3f", answer.body[length:]) == (2, 4, 6)
+
+
+def test_limits_the_body(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "limits": {"max_body_bytes": 2048}})
+    assert server.request("POST", INFER, b" " * 2049).status == 413
+    connection = server.connection()
+    connection.request(
+        "POST", INFER, iter([b" " * 1024] * 3), {"Content-Type": "application/json"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 413
+    connection.close()
+    # Chunked bodies within the limit are read to their end.
+    body = iter([b'{"inputs":[{"name":"x","shape":[1,3],', b'"datatype":"FP32","data":[1,2,3]}]}'])
+    connection = server.connection()
+    connection.request("POST", INFER, body, {"Content-Type": "application/json"}, encode_chunked=True)
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert server.request("POST", INFER, doubling_request()).status == 200
+
+
+def test_client_that_goes_away_harms_nobody(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.config["listen"]["port"])) as client:
+            client.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    wait_until(lambda: inflight(server) == 0)
+    assert server.request("POST", INFER, doubling_request()).status == 200
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# TLS
+# --------------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    root = tmp_path_factory.mktemp("pki")
+    return Authority(root, "server-ca"), Authority(root, "client-ca")
+
+
+def client_context(server_ca: Authority, pair: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(server_ca.path))
+    if pair is not None:
+        context.load_cert_chain(*pair)
+    return context
+
+
+@pytest.fixture
+def tls_server(start: Start, base_config: dict[str, Any], authorities: tuple[Authority, Authority]) -> ServerProcess:
+    server_ca, client_ca = authorities
+    certificate, key = server_ca.issue("server", SERVER_AUTH)
+    tls = {"certificate": str(certificate), "key": str(key), "client_ca": str(client_ca.path)}
+    return start({**base_config, "listen": {**base_config["listen"], "tls": tls}})
+
+
+def test_mutual_tls(tls_server: ServerProcess, authorities: tuple[Authority, Authority]) -> None:
+    server_ca, client_ca = authorities
+    context = client_context(server_ca, client_ca.issue("gateway", CLIENT_AUTH))
+    answer = tls_server.request("POST", INFER, doubling_request(), context=context)
+    assert answer.status == 200
+    connection = tls_server.connection(context)
+    assert exchange(connection, "GET", "/v2/health/ready").json["ready"] is True
+    assert connection.sock is not None
+    assert connection.sock.version() == "TLSv1.3"  # type: ignore[attr-defined]
+    connection.close()
+
+
+def test_mutual_tls_refuses(tls_server: ServerProcess, authorities: tuple[Authority, Authority]) -> None:
+    server_ca, client_ca = authorities
+    old = client_context(server_ca, client_ca.issue("gateway", CLIENT_AUTH))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    refused = {
+        "no certificate": client_context(server_ca),
+        "a server's certificate": client_context(server_ca, server_ca.issue("other-server", SERVER_AUTH)),
+        "a server certificate of the client CA": client_context(server_ca, client_ca.issue("odd", SERVER_AUTH)),
+        "an old version of TLS": old,
+    }
+    for what, context in refused.items():
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # noqa: PT012
+            tls_server.request("GET", "/v2/health/live", context=context)
+            pytest.fail(f"{what} was accepted")
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        tls_server.request("GET", "/v2/health/live")
+
+
+def test_unusable_tls_files_are_named(
+    start: Start, base_config: dict[str, Any], authorities: tuple[Authority, Authority]
+) -> None:
+    server_ca, client_ca = authorities
+    certificate, _key = server_ca.issue("server", SERVER_AUTH)
+    _certificate, other_key = client_ca.issue("gateway", CLIENT_AUTH)
+    tls = {"certificate": str(certificate), "key": str(other_key), "client_ca": str(client_ca.path)}
+    server = start({**base_config, "listen": {**base_config["listen"], "tls": tls}}, ready=False)
+    assert server.wait() == 1
+    assert str(other_key) in server.log
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sockets
+# --------------------------------------------------------------------------------------------------------------------
+def test_unix_socket(start: Start, base_config: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    server = start({**base_config, "listen": {"uds": str(path), "uds_mode": "0600"}})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert server.request("POST", INFER, doubling_request()).status == 200
+    server.terminate()
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+def test_stale_unix_socket_is_replaced_but_a_live_one_is_not(
+    start: Start, base_config: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "server.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    config = {**base_config, "listen": {"uds": str(path)}}
+    server = start(config)
+    second = start(config, ready=False)
+    assert second.wait() == 1
+    assert "cannot listen on" in second.log
+    assert server.request("GET", "/v2/health/live").status == 200
+
+
+def test_address_in_use_is_said(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    second = start(server.config, ready=False)
+    assert second.wait() == 1
+    assert "Address already in use" in second.log
+
+
+def test_connections_wait_during_a_restart_with_socket_activation(start: Start, base_config: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = {**base_config, "listen": {"host": "127.0.0.1", "port": listener.getsockname()[1]}}
+        first = start(config, listener=listener)
+        assert first.request("POST", INFER, doubling_request()).status == 200
+        stop, failures, answers = threading.Event(), [], 0
+
+        def ask() -> None:
+            nonlocal answers
+            while not stop.is_set():
+                try:
+                    assert first.request("POST", INFER, doubling_request()).status == 200
+                    answers += 1
+                except Exception as error:  # noqa: BLE001 - counted
+                    failures.append(repr(error))
+                time.sleep(0.005)
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for client in clients:
+            client.start()
+        time.sleep(0.3)
+        first.terminate()
+        assert first.wait() == 0
+        before = answers
+        start(config, listener=listener)
+        wait_until(lambda: answers > before + 20)
+        stop.set()
+        for client in clients:
+            client.join()
+        assert failures == []
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Draining
+# --------------------------------------------------------------------------------------------------------------------
+def test_drains_on_sigterm(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    idle = server.connection()
+    assert exchange(idle, "GET", "/v2/health/live").status == 200
+    slow = Background(server, SLOW, slow_request(3000))
+    wait_until(lambda: inflight(server) == 1)
+    began = time.monotonic()
+    server.terminate()
+    server.wait_for("STOPPING=1")
+    time.sleep(0.3)
+    with pytest.raises(ConnectionRefusedError):
+        server.request("GET", "/v2/health/live")
+    assert slow.is_alive(), "the slow request was over too early for this test"
+    slow.join(20)
+    assert slow.error is None
+    assert slow.answer is not None
+    assert slow.answer.status == 200
+    assert server.wait() == 0
+    assert time.monotonic() - began < 15, "an idle connection held the server up"
+    idle.close()
+
+
+def test_drain_is_bounded(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "limits": {"drain_seconds": 1}})
+    Background(server, SLOW, slow_request(60000))
+    wait_until(lambda: inflight(server) == 1)
+    worker = server.worker
+    began = time.monotonic()
+    server.terminate()
+    server.wait(15)
+    assert 0.8 < time.monotonic() - began < 6
+    assert gone(worker)
+    assert "refused to gracefully stop" in server.log
+
+
+def test_readiness_says_draining_during_the_notice(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "limits": {"drain_notice_seconds": 2}})
+    server.terminate()
+    server.wait_for("STOPPING=1")
+    wait_until(lambda: server.request("GET", "/v2/health/ready").status == 503, 1.5)
+    answer = server.request("GET", "/v2/health/ready")
+    assert answer.json["draining"] is True
+    assert answer.headers["Connection"] == "close"
+    # Requests that still arrive are answered.
+    assert server.request("POST", INFER, doubling_request()).status == 200
+    assert server.wait() == 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Start and faults
+# --------------------------------------------------------------------------------------------------------------------
+def test_strict_start_refuses_a_broken_model(start: Start, base_config: dict[str, Any], signer: Signer) -> None:
+    wrong = [{**DOUBLING_GOLDEN[0], "response": {"outputs": [{**DOUBLING_GOLDEN[0]["response"]["outputs"][0]}]}}]
+    model = signer.package("tripling", "1", lambda path: doubling_model(path, 3.0), wrong)
+    config = {**base_config, "models": [model], "model_signing_public_key": str(signer.public_key)}
+    server = start(config, ready=False)
+    assert server.wait() == 1
+    assert "golden answer 0 is not reproduced" in server.log
+    server.wait_for("STATUS=Not started: tripling 1: golden answer 0 is not reproduced on CPUExecutionProvider")
+    assert not any("READY=1" in line for line in server.messages)
+
+
+def test_degraded_start_serves_the_others_and_says_why(
+    start: Start, base_config: dict[str, Any], signer: Signer
+) -> None:
+    broken = signer.package("broken", "1", doubling_model, DOUBLING_GOLDEN)
+    config = {**base_config, "start": "degraded", "models": [base_config["models"][0], broken]}
+    server = start(config)
+    answer = server.request("GET", "/v2/health/ready")
+    assert answer.status == 503
+    states = {model["name"]: model for model in answer.json["models"]}
+    assert states["doubling"]["ready"] is True
+    assert "signature" in states["broken"]["reason"]
+    assert server.request("POST", INFER, doubling_request()).status == 200
+    assert server.request("POST", "/v2/models/broken/infer", doubling_request()).status == 503
+
+
+def test_worker_that_dies_ends_the_service(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    os.kill(server.worker, signal.SIGKILL)
+    assert server.wait() == 1
+
+
+def test_worker_ends_when_its_supervisor_is_killed(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    worker = server.worker
+    server.process.kill()
+    wait_until(lambda: gone(worker))
+
+
+def test_watchdog_is_fed_while_the_worker_lives(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config, environ={"WATCHDOG_USEC": "300000"})
+    server.messages.clear()
+    server.wait_for("WATCHDOG=1", 2)
+    os.kill(server.worker, signal.SIGSTOP)
+    time.sleep(0.3)
+    while server._poll_notify(0.05):
+        pass
+    server.messages.clear()
+    assert not server._poll_notify(0.6)
+    os.kill(server.worker, signal.SIGCONT)
+    server.wait_for("WATCHDOG=1", 2)
+
+
+def test_full_queue_is_answered_503_and_health_still_answers(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "threads": 1, "limits": {"queue": 0}})
+    slow = Background(server, SLOW, slow_request(3000))
+    wait_until(lambda: inflight(server) == 1)
+    answer = server.request("POST", INFER, doubling_request())
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "1"
+    began = time.monotonic()
+    assert server.request("GET", "/v2/health/ready").status == 200
+    assert time.monotonic() - began < 1
+    slow.join(20)
+    assert slow.answer is not None
+    assert slow.answer.status == 200
+
+
+def test_sighup_is_ignored(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config)
+    worker = server.worker
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "SIGHUP is ignored" in server.log)
+    assert server.worker == worker
+    assert server.request("GET", "/v2/health/live").status == 200
