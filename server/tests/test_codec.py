@@ -321,7 +321,7 @@ def test_mixed_outputs_follow_the_order_asked_for() -> None:
     specs = {"y": spec(name="y"), "z": spec("INT64", (-1,), "z"), "s": spec("BYTES", (-1,), "s")}
     request = InferRequest(None, {}, (OutputRequest("z", True), OutputRequest("y", False), OutputRequest("s", True)))
     texts = np.array(["a", "bc"], dtype=object)
-    arrays = [np.arange(2), np.ones((1, 2), np.float32), texts]
+    arrays: list[Any] = [np.arange(2), np.ones((1, 2), np.float32), texts]
     response = encode_response("m", "1", request, arrays, specs)
     assert response.header_length is not None
     document = json.loads(response.body[: response.header_length])

@@ -185,8 +185,8 @@ def test_mutual_tls(tls_server: ServerProcess, authorities: tuple[Authority, Aut
     assert answer.status == 200
     connection = tls_server.connection(context)
     assert exchange(connection, "GET", "/v2/health/ready").json["ready"] is True
-    assert connection.sock is not None
-    assert connection.sock.version() == "TLSv1.3"  # type: ignore[attr-defined]
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    assert connection.sock.version() == "TLSv1.3"
     connection.close()
 
 

@@ -279,7 +279,7 @@ def free_port() -> int:
 @dataclass
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     @property

@@ -365,6 +365,7 @@ def _models(root: _Section) -> tuple[ModelRef, ...]:
 def _execution(root: _Section) -> Execution:
     section = root.section("execution")
     default = Execution()
+    before = len(root.problems)
     execution = Execution(
         providers=section.get("providers", default.providers, _providers),
         required_provider=section.get("required_provider", None, _provider),
@@ -375,12 +376,14 @@ def _execution(root: _Section) -> Execution:
         provider_options=section.get("provider_options", default.provider_options, _provider_options),
         warmup_runs=section.get("warmup_runs", default.warmup_runs, _integer(0, 1000)),
     )
-    required = execution.required_provider
-    if required is not None and required not in execution.providers:
-        section.report("required_provider", f"'{required}' is not among providers: add it there")
-    for name in execution.provider_options:
-        if name not in execution.providers:
-            section.report("provider_options", f"'{name}' is not among providers: add it there or remove its options")
+    # What was reported already would only be reported again in other words.
+    if len(root.problems) == before:
+        required = execution.required_provider
+        if required is not None and required not in execution.providers:
+            section.report("required_provider", f"'{required}' is not among providers: add it there")
+        for name in execution.provider_options:
+            if name not in execution.providers:
+                section.report("provider_options", f"'{name}' is not among providers: add it there or remove it here")
     section.finish()
     return execution
 
