@@ -47,6 +47,9 @@ options:
         description: Body of the V2 inference response that is expected. Outputs are matched by name.
         type: dict
         required: true
+      comment:
+        description: What the request is about, for people.
+        type: str
       tolerance:
         description: Accepted difference of floating point numbers, relative to the larger of 1 and the expected value.
         type: float
@@ -226,6 +229,7 @@ def main() -> None:
                 "options": {
                     "request": {"type": "dict", "required": True},
                     "response": {"type": "dict", "required": True},
+                    "comment": {"type": "str"},
                     "tolerance": {"type": "float", "default": 0.001},
                 },
             },
