@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import typing as t
 from pathlib import Path
@@ -67,9 +68,11 @@ def registered_checks(
                         "facts",
                         host,
                         "fail",
-                        "lets itself be looked at",
+                        "can be looked at",
                         _short(message),
-                        "Is there a Python, and may the user become root?",
+                        "Does the host have a Python, and may the user become root?"
+                        if re.search(r"python|interpreter|sudo|become|password", message, re.IGNORECASE)
+                        else "",
                     ).to_dict()
                 )
     return checks

@@ -83,6 +83,19 @@ class Profile:
     containers: bool = False
 
     @classmethod
+    def choose(cls, name: str, profiles: t.Mapping[str, t.Any]) -> Profile:
+        """Take one profile of several. Raises `ValueError` when there is none of that name, or it is wrong."""
+        if name not in profiles:
+            near = difflib.get_close_matches(name, list(profiles), 1)
+            raise ValueError(
+                f"there is no preflight_profile {name!r}"
+                + (f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(profiles))}")
+            )
+        if not isinstance(profiles[name], t.Mapping):
+            raise ValueError(f"profile {name!r} must be a dictionary")  # noqa: TRY004 one kind for callers
+        return cls.from_dict(name, profiles[name])
+
+    @classmethod
     def from_dict(cls, name: str, data: t.Mapping[str, t.Any]) -> Profile:
         """Read a profile as it stands in the inventory. Raises `ValueError` that says what is wrong and where."""
         known = ("cpu_cores", "memory_gb", "disk_gb", "disk_kind", "free_gb", "containers")
@@ -197,6 +210,12 @@ def parse_listeners(text: str) -> list[tuple[int, int]]:
         if len(fields) > 9 and fields[3] == "0A":
             result.append((int(fields[1].rpartition(":")[2], 16), int(fields[9])))
     return result
+
+
+def parse_owners(text: str) -> dict[int, int]:
+    """Users (numeric) of the listening sockets of `/proc/net/tcp` or `tcp6`, by inode."""
+    rows = [line.split() for line in text.splitlines()[1:]]
+    return {int(fields[9]): int(fields[7]) for fields in rows if len(fields) > 9 and fields[3] == "0A"}
 
 
 def unit_of_cgroup(text: str) -> str:

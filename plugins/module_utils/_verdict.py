@@ -171,7 +171,8 @@ class Verdict:
         if passes == "auto":
             passes = "hosts" if len(self.hosts) <= 20 else "count"
         listed = [check for check in self.checks if check.status != "pass" or passes == "all"]
-        host_width = min(max([len(host) for host in self.hosts] + [4]), 24)
+        rows = _together(listed)
+        host_width = min(max([len(host) for host in self.hosts] + [len(hosts) for _check, hosts in rows] + [4]), 24)
         check_width = min(max([len(check.check) for check in listed] + [5]), 28 if width < 100 else 40)
         # status, host, check and the two columns that remain, with two blanks between
         left = max(width - (4 + host_width + check_width + 8), 40)
@@ -180,17 +181,13 @@ class Verdict:
         lines = [rule, self.sentence(), rule]
         if listed:
             lines.append(_row(("", "host", "check", "found", "expected"), widths))
-        for check in listed:
+        for check, hosts in rows:
             lines.extend(
-                _cells(
-                    (check.status.upper(), check.host, check.check, check.actual or "–", check.expected or "–"), widths
-                )
+                _cells((check.status.upper(), hosts, check.check, check.actual or "–", check.expected or "–"), widths)
             )
             if check.hint and check.status != "pass":
                 indent = " " * 6 + "→ "
-                lines.extend(
-                    textwrap.wrap(check.hint, len(rule), initial_indent=indent, subsequent_indent=" " * 8) or [indent]
-                )
+                lines.extend(textwrap.wrap(check.hint, len(rule), initial_indent=indent, subsequent_indent=" " * 8))
         passed = [check for check in self.checks if check.status == "pass"]
         if passed and passes == "hosts":
             for host in self.hosts:
@@ -302,6 +299,24 @@ class Verdict:
             _html.tag("p", f"{self.sentence()}. Made {self.created}.", class_="lead"),
             self.html_section(),
         )
+
+
+def _together(checks: t.Sequence[Check], names: int = 6) -> list[tuple[Check, str]]:
+    """Rows that differ in the host alone become one, with the hosts' names."""
+    same: dict[tuple[str, ...], list[Check]] = {}
+    for check in checks:
+        # What passed is only listed for those who ask for every single row.
+        alone = (check.host,) if check.status == "pass" else ()
+        key = (check.status, check.check, check.expected, check.actual, check.hint, *alone)
+        same.setdefault(key, []).append(check)
+    return [
+        (
+            group[0],
+            ", ".join(check.host for check in group[:names])
+            + (f" and {len(group) - names} more" if len(group) > names else ""),
+        )
+        for group in same.values()
+    ]
 
 
 def _count(number: int, noun: str) -> str:

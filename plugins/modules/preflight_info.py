@@ -24,15 +24,15 @@ options:
     type: str
     required: true
   profile:
-    description: Name of the profile, for the texts.
+    description: Name of the profile among O(profiles) that the host is compared with.
     type: str
     required: true
-  requirements:
+  profiles:
     description:
-      - The numbers of the profile.
+      - The numbers of each profile, by name.
       - C(cpu_cores), C(memory_gb) and C(disk_gb) are a number or have C(minimum) (less fails) and C(recommended) (less
         warns). Gigabytes are decimal, as memory and disks are sold.
-      - C(disk_kind) has C(minimum) and C(recommended), each V(any), V(sata), V(ssd) or V(nvme).
+      - C(disk_kind) is V(any), V(sata), V(ssd) or V(nvme), or has C(minimum) and C(recommended) of these.
       - C(free_gb) is the free space that each of O(paths) needs.
       - C(containers) says whether the host may be a container.
     type: dict
@@ -153,10 +153,11 @@ EXAMPLES = r"""
   ai102.inference.preflight_info:
     host: "{{ inventory_hostname }}"
     profile: production
-    requirements:
-      cpu_cores: {minimum: 8, recommended: 16}
-      memory_gb: {minimum: 32, recommended: 64}
-      disk_kind: {minimum: any, recommended: nvme}
+    profiles:
+      production:
+        cpu_cores: {minimum: 8, recommended: 16}
+        memory_gb: {minimum: 32, recommended: 64}
+        disk_kind: {minimum: any, recommended: nvme}
     ports: [{port: 443}]
   become: true
   register: preflight
@@ -297,7 +298,9 @@ def disk(path: str) -> dict[str, t.Any]:
 def held_ports(wanted: t.Collection[int]) -> dict[str, list[dict[str, t.Any]]]:
     """Who holds the wanted ports. The processes are searched only when one of the ports is held at all."""
     inodes: dict[int, int] = {}
+    owners: dict[int, int] = {}
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        owners.update(pf.parse_owners(read(name)))
         for port, inode in pf.parse_listeners(read(name)):
             if port in wanted:
                 inodes[inode] = port
@@ -327,8 +330,27 @@ def held_ports(wanted: t.Collection[int]) -> dict[str, list[dict[str, t.Any]]]:
             unit = pf.parse_list_sockets(run("systemctl", "list-sockets", "--all", "--no-legend", "--full"), port)
             others = [holder for holder in found if holder["pid"] != 1]
             found = [*others, {"pid": 1, "process": "systemd", "unit": unit}]
+        if not found and owners.get(inode):
+            found = processes_of(owners[inode])
         result.setdefault(str(port), []).extend(found or [{"pid": 0, "process": "", "unit": ""}])
     return result
+
+
+def processes_of(user: int) -> list[dict[str, t.Any]]:
+    """The units of a user's processes, one entry each.
+
+    Who may not trace processes (root in most containers) cannot see which of them holds a socket, but the kernel tells
+    whose socket it is.
+    """
+    units: dict[str, dict[str, t.Any]] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if process.stat().st_uid == user:
+                    unit = pf.unit_of_cgroup(read(f"{process}/cgroup"))
+                    name = read(f"{process}/comm").strip()
+                    units.setdefault(unit, {"pid": int(process.name), "process": name, "unit": unit})
+    return list(units.values())
 
 
 def apt_sources() -> list[pf.Source]:
@@ -497,7 +519,7 @@ def main() -> None:
         argument_spec={
             "host": {"type": "str", "required": True},
             "profile": {"type": "str", "required": True},
-            "requirements": {"type": "dict", "required": True},
+            "profiles": {"type": "dict", "required": True},
             "tolerance_percent": {"type": "float", "default": 5},
             "data_path": {"type": "path", "default": "/var/lib"},
             "paths": {"type": "list", "elements": "raw", "default": []},
@@ -538,7 +560,7 @@ def main() -> None:
     params = module.params
     start = time.monotonic()
     try:
-        profile = pf.Profile.from_dict(params["profile"], params["requirements"])
+        profile = pf.Profile.choose(params["profile"], params["profiles"])
         severity = pf.check_severity(params["severity"])
         paths = pf.wanted_paths(params["paths"], profile.free_gb)
     except ValueError as error:

@@ -317,6 +317,16 @@ def test_wrong_profile_is_refused(profile: dict[str, Any], message: str) -> None
         pf.Profile.from_dict("mine", profile)
 
 
+def test_choosing_a_profile() -> None:
+    assert pf.Profile.choose("production", {"production": PRODUCTION}).cpu_cores == pf.Range(8, 16)
+    with pytest.raises(ValueError, match="did you mean 'production'"):
+        pf.Profile.choose("prodution", {"production": PRODUCTION})
+    with pytest.raises(ValueError, match="there are production"):
+        pf.Profile.choose("edge", {"production": PRODUCTION})
+    with pytest.raises(ValueError, match="must be a dictionary"):
+        pf.Profile.choose("edge", {"edge": 4})
+
+
 def test_control_node() -> None:
     directory = FACTS["paths"][0] | {"path": "/root/.cache", "free_bytes": 10**8, "free_gb": 1.0}
     checks = pf.evaluate_control_node(
@@ -364,6 +374,8 @@ def test_listeners() -> None:
         "   1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4243 1 0 100 0\n"
     )
     assert pf.parse_listeners(text) == [(443, 4242)]
+    assert pf.parse_owners(text) == {4242: 0}
+    assert pf.parse_owners(text.replace("     0        0 4242", "   999        0 4242")) == {4242: 999}
     six = text.replace("00000000:01BB", "00000000000000000000000000000000:2393")
     assert pf.parse_listeners(six) == [(9107, 4242)]
 

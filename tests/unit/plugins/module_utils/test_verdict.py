@@ -123,6 +123,15 @@ def test_table_folds_what_passed_on_many_hosts() -> None:
     assert len(Verdict("preflight", checks).table(passes="all").splitlines()) > 400
 
 
+def test_table_puts_hosts_with_the_same_shortfall_into_one_row() -> None:
+    checks = [Check("clock", f"h{number}", "warn", "kept", "not kept", "Enable it.") for number in range(9)]
+    text = Verdict("preflight", [*checks, Check("clock", "other", "warn", "kept", "unknown", "Enable it.")]).table()
+    assert text.count("WARN") == 2
+    assert "h0, h1, h2" in text
+    column = "".join(line[6:30].strip() + " " for line in text.splitlines())
+    assert "h4, h5 and 3 more" in " ".join(column.split())
+
+
 def test_failure_text_names_host_check_numbers_and_hint() -> None:
     text = Verdict("preflight", [PASS, FAIL]).failure_text()
     assert "gpu10: disk./var: 480 GB; expected: at least 1 TB" in text
