@@ -156,3 +156,15 @@ def test_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(path)
+
+
+def test_release_is_the_directory_below_releases(tmp_path: Path) -> None:
+    directory = tmp_path / "releases" / "3f2a"
+    directory.mkdir(parents=True)
+    (directory / "config.yml").write_text("listen: {port: 8080}\nmodels: []\n")
+    (tmp_path / "current").symlink_to(directory)
+    assert load_config(tmp_path / "current" / "config.yml").release == "3f2a"
+    (directory / "config.yml").write_text("listen: {port: 8080}\nmodels: []\nrelease: mine\n")
+    assert load_config(tmp_path / "current" / "config.yml").release == "mine"
+    (tmp_path / "config.yml").write_text("listen: {port: 8080}\nmodels: []\n")
+    assert load_config(tmp_path / "config.yml").release is None

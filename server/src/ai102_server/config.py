@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -106,7 +106,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. ``threads`` is the number of inferences that may run at the same time."""
+    """The whole configuration. ``threads`` is the number of inferences that may run at the same time.
+
+    ``release`` is shown in health, metadata and metrics. When the file does not say it, it is the directory of the file
+    below ``releases/``.
+    """
 
     listen: Listen
     models: tuple[ModelRef, ...]
@@ -448,4 +452,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         document: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(source, [f"is not valid YAML: {error}"]) from error
-    return parse_config(document, source)
+    config = parse_config(document, source)
+    if config.release is None:
+        config = replace(config, release=_release_of(Path(path)))
+    return config
+
+
+def _release_of(path: Path) -> str | None:
+    """Release a file belongs to: ``<id>`` of ``…/releases/<id>/config.yml``, also when it is reached by a link.
+
+    A release named after a hash of its content cannot have its own name in its configuration.
+    """
+    directory = path.resolve().parent
+    return directory.name if directory.parent.name == "releases" else None
