@@ -68,13 +68,13 @@ def main() -> None:
     """Write one directory for each host."""
     top = Path(sys.argv[1])
     root = issue("root", None, [], None)
-    servers, clients = issue("servers", root, [], None), issue("clients", root, [], None)
+    servers, clients = issue("servers", root, [], None), issue("clients", None, [], None)
     client = issue("client", clients, [], Usage.CLIENT_AUTH)
     for argument in sys.argv[2:]:
         name, _equals, names = argument.partition("=")
         directory = top / name
         write(directory / "server", issue(name, servers, names.split(","), Usage.SERVER_AUTH), servers[0])
-        write(directory / "client", client, clients[0])
+        write(directory / "client", client)
         (directory / "root_ca.pem").write_bytes(pem(root[0]))
         (directory / "server_ca.pem").write_bytes(pem(root[0], servers[0]))
         (directory / "client_ca.pem").write_bytes(pem(clients[0]))

@@ -76,7 +76,6 @@ def main() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain("/etc/ai102/pki/server/fullchain.pem", "/etc/ai102/pki/server/key.pem")
     context.load_verify_locations("/etc/ai102/pki/client_ca.pem")
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_mode = ssl.CERT_REQUIRED
     server = Server(("0.0.0.0", int(sys.argv[1])), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
