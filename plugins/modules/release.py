@@ -128,8 +128,9 @@ options:
     default: false
   unit:
     description:
-      - Systemd unit that runs from this store, with C(WorkingDirectory=) set to O(path)C(/current).
-      - The module then tells which release its main process was started from, so that an interrupted restart shows.
+      - Systemd unit that runs from this store and, before it starts, copies the link O(path)C(/current) to C(release)
+        in its runtime directory, which has the unit's name.
+      - The module then tells which release the unit was started from, so that an interrupted restart shows.
     type: str
 """
 
@@ -177,7 +178,7 @@ pending:
   returned: success
   type: bool
 running:
-  description: Id of the release that the main process of O(unit) was started from; null when it does not run.
+  description: Id of the release that O(unit) was started from; null when it does not run.
   returned: with O(unit)
   type: str
 pruned:
@@ -267,21 +268,20 @@ def _check_in_copy(module: AnsibleModule, release: Release) -> None:
         ReleaseStore(Path(temporary)).stage(release, _validator(module, release))
 
 
-def _running(unit: str, store: ReleaseStore) -> str | None:
-    """Id of the release that the unit's main process has as its working directory, or ``None``."""
+def _running(unit: str) -> str | None:
+    """Id of the release that the unit noted when it started, or ``None`` when it does not run."""
     if shutil.which("systemctl") is None:
         return None
     done = subprocess.run(
-        ["systemctl", "show", "--property=ActiveState,MainPID", unit], capture_output=True, text=True, check=False
+        ["systemctl", "show", "--property=ActiveState", unit], capture_output=True, text=True, check=False
     )
     shown = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    if shown.get("ActiveState") not in {"active", "reloading"} or shown.get("MainPID", "0") == "0":
+    if shown.get("ActiveState") not in {"active", "reloading"}:
         return None
     try:
-        directory = Path(os.readlink(f"/proc/{shown['MainPID']}/cwd"))
+        return Path(os.readlink(Path("/run", unit.rpartition(".")[0], "release"))).name
     except OSError:
         return None
-    return directory.name if directory.parent == (store.path / "releases").resolve() else None
 
 
 def _put(module: AnsibleModule, store: ReleaseStore) -> dict[str, Any]:
@@ -391,7 +391,7 @@ def main() -> None:
     result["current"] = store.current()
     result["previous"] = store.previous()
     if module.params["unit"]:
-        result["running"] = _running(module.params["unit"], store)
+        result["running"] = _running(module.params["unit"])
         result["pending"] = result["pending"] or result["running"] != result["release"]
     module.exit_json(**result)
 
