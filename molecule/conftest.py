@@ -33,5 +33,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def inventory() -> dict[str, Any]:
-    """Return the group ``all`` of the scenario's hosts.yml: ``hosts``, ``children`` and ``vars`` as they are written."""
+    """Return the group ``all`` of the scenario's hosts.yml: ``hosts``, ``children`` and ``vars`` as written."""
     return _inventory()

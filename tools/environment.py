@@ -48,7 +48,9 @@ def ensure(directory: Path) -> None:
         if not succeeds([sys.executable, "-I", "-c", "import ensurepip, venv"]):
             apt_install([f"python3.{sys.version_info.minor}-venv"])
         say(f"  creating {directory.name} with Python {sys.version.split()[0]}")
-        _logged([sys.executable, "-I", "-m", "venv", str(directory)], log, "The virtual environment could not be created.")
+        _logged(
+            [sys.executable, "-I", "-m", "venv", str(directory)], log, "The virtual environment could not be created."
+        )
     say(f"  installing the packages of {LOCK.relative_to(ROOT)} (a few minutes; log: {log.relative_to(ROOT)})")
     stamp.unlink(missing_ok=True)
     _logged(

@@ -4,8 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs Molecule scenarios, several at a time, and believes a scenario only when its tests really ran.
 
-Molecule ends with 0 when it finds no test to run. Here a scenario has passed when Molecule ended with 0, every step of its
-sequence was executed, and pytest reports passed tests and none skipped.
+Molecule ends with 0 when it finds no test to run. Here a scenario has passed when Molecule ended with 0, every step of
+its sequence was executed, and pytest reports passed tests and none skipped.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, need_root, run, say  # noqa: E402
+from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, need_root, run, say
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "ai102-test-host"
@@ -51,7 +51,14 @@ def digest() -> str:
 def is_current(release: str, inputs: str) -> bool:
     """Tell whether the image of this release was built from these inputs."""
     done = subprocess.run(
-        ["docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', f"{REPOSITORY}:{release}"],
+        [
+            "docker",
+            "image",
+            "inspect",
+            "--format",
+            f'{{{{index .Config.Labels "{LABEL}"}}}}',
+            f"{REPOSITORY}:{release}",
+        ],
         check=False,
         text=True,
         capture_output=True,
@@ -85,7 +92,7 @@ def build(release: str, inputs: str) -> None:
                 "--mode=root",
                 "--variant=minbase",
                 f"--include={','.join(PACKAGES)}",
-                "--aptopt=APT::Install-Recommends \"false\"",
+                '--aptopt=APT::Install-Recommends "false"',
                 "--keyring=/usr/share/keyrings",
                 release,
                 "-",
