@@ -20,7 +20,6 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVari
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
 from ansible.template import Templar
-
 from ansible_collections.ai102.inference.plugins.module_utils import _preflight as pf
 from ansible_collections.ai102.inference.plugins.module_utils._inventory_check import (
     InventoryCheck,
@@ -28,6 +27,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._inventory_check i
     Undefined,
     Unsettled,
 )
+from ansible_collections.ai102.inference.plugins.module_utils._verdict import Check
 
 #: What is known only in a play or after a host was asked: a value made of it cannot be judged yet.
 _LATER = re.compile(r"ansible_facts|ansible_play|ansible_role|role_path|\bhostvars\b|playbook_dir|ansible_check_mode")
@@ -222,7 +222,7 @@ class ActionModule(ActionBase):
         roles: t.Mapping[str, RoleSpec],
         variables: t.Mapping[str, t.Any],
         severity: t.Mapping[str, str],
-    ) -> list[pf.Check]:
+    ) -> list[Check]:
         groups = variables.get("groups", {})
         hosts = args["hosts"] or variables.get("ansible_play_hosts_all") or groups.get("all", [])
         inventory = AnsibleInventory(variables["hostvars"], groups, roles, self._loader)
@@ -233,7 +233,7 @@ class ActionModule(ActionBase):
         )
         return pf.apply_severity(check.run(), severity)
 
-    def _control_node(self, wanted: t.Mapping[str, t.Any], root: Path, severity: t.Mapping[str, str]) -> list[pf.Check]:
+    def _control_node(self, wanted: t.Mapping[str, t.Any], root: Path, severity: t.Mapping[str, str]) -> list[Check]:
         requirements = own_requirements(root)
         asked = {
             "ansible_core": wanted["ansible_core"] or requirements["ansible_core"],

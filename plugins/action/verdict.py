@@ -15,7 +15,6 @@ from pathlib import Path
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.ai102.inference.plugins.module_utils._verdict import Check, Verdict
 
 display = Display()

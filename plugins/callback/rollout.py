@@ -11,11 +11,11 @@ type: aggregate
 short_description: Phase, time left and report of a rollout
 version_added: "0.1.0"
 description:
-  - Says at each play which phase of how many it is, how many hosts are through, how much time has passed and how much is
-    left (from the times of the run before), and at the end which tasks took longest.
+  - Says at each play which phase of how many it is, how many hosts are through, how much time has passed and how much
+    is left (from the times of the run before), and at the end which tasks took longest.
   - Writes one HTML page about the run, with the topology, the releases, the verdicts, the endpoints and the times.
-  - Stands beside the callback that prints to the screen. Is silent for playbooks that are not in O(playbooks), and never
-    makes a run fail.
+  - Stands beside the callback that prints to the screen. Is silent for playbooks that are not in O(playbooks), and
+    never makes a run fail.
 author:
   - AI-102 inference maintainers (@ai102)
 options:
@@ -83,7 +83,6 @@ from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible.release import __version__ as ansible_version
 from ansible.template import Templar
-
 from ansible_collections.ai102.inference.plugins.module_utils import _html
 from ansible_collections.ai102.inference.plugins.module_utils._verdict import Verdict
 
@@ -175,7 +174,7 @@ class Rollout:
         return max(0.0, earlier[current.name] - spent) + rest
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no types
+class CallbackModule(CallbackBase):
     """The callback."""
 
     CALLBACK_VERSION = 2.0
@@ -246,7 +245,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         self._task_since = time.monotonic()
 
     @harmless
-    def v2_playbook_on_task_start(self, task: t.Any, is_conditional: bool) -> None:
+    def v2_playbook_on_task_start(self, task: t.Any, is_conditional: bool) -> None:  # noqa: ARG002 ansible-core hands it over
         """A task begins."""
         self._task_started(task)
 

@@ -15,7 +15,6 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-
 from ansible_collections.ai102.inference.plugins.module_utils._verdict import Check, Status
 
 #: Groups every inventory has.
@@ -87,7 +86,9 @@ class Finding:
 class Inventory(t.Protocol):
     """What is known of the inventory; the action reads it from Ansible, tests build it by hand."""
 
-    groups: t.Mapping[str, t.Sequence[str]]
+    @property
+    def groups(self) -> t.Mapping[str, t.Sequence[str]]:
+        """The hosts of each group."""
 
     def variables(self, host: str) -> t.Mapping[str, t.Any]:
         """The variables of a host, not templated, without facts."""
@@ -351,7 +352,7 @@ class InventoryCheck:
 
 def _first_sentence(description: object) -> str:
     text = str(description[0]) if isinstance(description, list) and description else str(description or "")
-    return re.sub(r"\b[CVIBOM]\(([^)]*)\)", r"\1", text.split(". ")[0]).strip()
+    return re.sub(r"\b[CVIBOM]\(([^)]*)\)", r"\1", text.split(". ")[0]).strip().rstrip(".")
 
 
 def describe_option(option: t.Mapping[str, t.Any]) -> str:

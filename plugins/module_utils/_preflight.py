@@ -92,7 +92,7 @@ class Profile:
                 + (f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(profiles))}")
             )
         if not isinstance(profiles[name], t.Mapping):
-            raise ValueError(f"profile {name!r} must be a dictionary")  # noqa: TRY004 one kind for callers
+            raise ValueError(f"profile {name!r} must be a dictionary")
         return cls.from_dict(name, profiles[name])
 
     @classmethod
@@ -130,7 +130,7 @@ def _range(where: str, data: object) -> Range:
     if isinstance(data, (int, float)) and not isinstance(data, bool):
         return Range(float(data), float(data))
     if not isinstance(data, t.Mapping):
-        raise ValueError(f"{where} must be a number or have `minimum` and `recommended`, not {data!r}")  # noqa: TRY004 one kind for callers
+        raise ValueError(f"{where} must be a number or have `minimum` and `recommended`, not {data!r}")
     _known_keys(where, data, ("minimum", "recommended"))
     try:
         minimum = float(data.get("minimum", 0))
@@ -269,7 +269,7 @@ def parse_apt_list(text: str) -> list[Source]:
 
 def parse_apt_deb822(text: str) -> list[Source]:
     """Stanza sources (`Types:`, `URIs:`, `Suites:`); a source of source packages alone is left out."""
-    result = []
+    result: list[Source] = []
     for stanza in re.split(r"\n\s*\n", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
         fields: dict[str, str] = {}
         key = ""
@@ -399,13 +399,13 @@ def free_space(path: str | Path, free_gb: float) -> dict[str, t.Any]:
 
 def wanted_paths(entries: t.Iterable[object], free_gb: float) -> list[tuple[str, float]]:
     """Paths as they stand in the inventory, a text or `{path, free_gb}`. Raises `ValueError`."""
-    result = []
+    result: list[tuple[str, float]] = []
     for entry in entries:
         if isinstance(entry, str):
             result.append((entry, free_gb))
             continue
         if not isinstance(entry, t.Mapping) or not isinstance(entry.get("path"), str):
-            raise ValueError(f"a path is a text or has `path` and `free_gb`, not {entry!r}")  # noqa: TRY004 one kind
+            raise ValueError(f"a path is a text or has `path` and `free_gb`, not {entry!r}")
         _known_keys("a path", entry, ("path", "free_gb"))
         try:
             result.append((entry["path"], float(entry.get("free_gb", free_gb))))
@@ -495,7 +495,7 @@ class Comparison:
             "warn" if container and not profile.containers else "pass",
             "any" if profile.containers else "hardware or a virtual machine",
             f"container ({virtualisation['kind']})" if container else virtualisation["kind"] or "hardware",
-            "Limits, firewall and drivers of a container are its host's; use it for tests (preflight_profile: container).",
+            "Limits, firewall and drivers of a container are its host's: for tests (preflight_profile: container).",
         )
 
     def _disk_kind(self, disk: t.Mapping[str, t.Any], profile: Profile) -> None:

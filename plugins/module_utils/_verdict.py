@@ -64,7 +64,7 @@ class Check:
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> Check:
         """Read the JSON form; numbers and None become text. Raises `ValueError` that names what is wrong."""
         if not isinstance(data, t.Mapping):
-            raise ValueError(f"a check must be a dictionary, not {type(data).__name__}")  # noqa: TRY004 callers catch one kind
+            raise ValueError(f"a check must be a dictionary, not {type(data).__name__}")
         missing = [key for key in ("check", "host", "status") if not data.get(key)]
         if missing:
             raise ValueError(f"a check lacks {', '.join(missing)}: {dict(data)!r}")
@@ -328,11 +328,13 @@ def _xml(text: str) -> str:
 
 
 def _row(cells: t.Sequence[str], widths: t.Sequence[int]) -> str:
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths)).rstrip()
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _cells(cells: t.Sequence[str], widths: t.Sequence[int]) -> list[str]:
     """One logical row, its long cells broken into several lines."""
-    wrapped = [textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(cells, widths)]
+    wrapped = [
+        textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(cells, widths, strict=True)
+    ]
     height = max(len(cell) for cell in wrapped)
     return [_row([cell[line] if line < len(cell) else "" for cell in wrapped], widths) for line in range(height)]

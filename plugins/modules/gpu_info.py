@@ -194,7 +194,6 @@ import shutil
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._gpu import parse_report, pci_gpus
 
 

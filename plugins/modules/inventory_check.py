@@ -10,9 +10,9 @@ module: inventory_check
 short_description: Compare the inventory with what the roles accept
 version_added: "0.1.0"
 description:
-  - Reads C(meta/argument_specs.yml) of every role of the collection and finds, without contacting a host, variables that
-    no role knows, values of the wrong type, secrets that are not set, mistyped groups, tiers without a host and hosts
-    that share an address.
+  - Reads C(meta/argument_specs.yml) of every role of the collection and finds, without contacting a host, variables
+    that no role knows, values of the wrong type, secrets that are not set, mistyped groups, tiers without a host and
+    hosts that share an address.
   - Looks at the control node too, when O(control_node) is given.
   - The same finding on many hosts is one check, which names the group they are in.
 author:

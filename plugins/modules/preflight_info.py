@@ -38,7 +38,7 @@ options:
     type: dict
     required: true
   tolerance_percent:
-    description: How much less memory and disk than asked for is accepted, because kernel, firmware and vendors take a share.
+    description: Per cent of memory and disk that may be missing, because kernel, firmware and vendors take a share.
     type: float
     default: 5
   data_path:
@@ -48,7 +48,7 @@ options:
   paths:
     description:
       - File systems that will be written to, each as a path on it, which need not exist yet.
-      - A path may be a dictionary with C(path) and C(free_gb) when it needs more or less free space than the profile says.
+      - A path may be a dictionary with C(path) and C(free_gb) when it needs other free space than the profile says.
     type: list
     elements: raw
     default: []
@@ -85,7 +85,7 @@ options:
         elements: str
         default: []
       marker:
-        description: O(ports[].units) count only when this path exists, as a unit such as C(nginx.service) may be anybody's.
+        description: O(ports[].units) count only when this path exists, as C(nginx.service) may be anybody's.
         type: path
   own_units:
     description: Patterns of systemd units that may hold any of the ports.
@@ -186,6 +186,7 @@ duration_ms:
 import contextlib
 import ctypes
 import errno
+import functools
 import http.client
 import os
 import platform
@@ -203,7 +204,6 @@ import urllib.request
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils import _preflight as pf
 from ansible_collections.ai102.inference.plugins.module_utils._gpu import pci_gpus
 
@@ -454,7 +454,7 @@ def all_at_once(
     deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [answer or fallback for answer, (_job, fallback) in zip(answers, jobs)]
+    return [answer or fallback for answer, (_job, fallback) in zip(answers, jobs, strict=True)]
 
 
 def network(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -464,18 +464,21 @@ def network(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     late = f"no answer within {timeout} s"
     sources = apt_sources() if params["sources"] else []
     proxies = pf.parse_apt_proxies(run("apt-config", "dump")) if sources else {}
-    jobs: list[tuple[t.Callable[[], dict[str, t.Any]], dict[str, t.Any]]] = []
-    for name in params["resolve"]:
-        jobs.append((lambda name=name: try_resolve(name), {"name": name, "addresses": [], "error": late}))
-    for entry in params["reach"]:
-        jobs.append((lambda entry=entry: try_connect(entry, each), {**entry, "state": "failed", "error": late}))
-    for source in sources:
-        jobs.append(
-            (
-                lambda source=source: try_source(source, proxies, each),
-                {"label": source.label, "state": "failed", "answer": late},
-            )
+    jobs: list[tuple[t.Callable[[], dict[str, t.Any]], dict[str, t.Any]]] = [
+        (functools.partial(try_resolve, name), {"name": name, "addresses": [], "error": late})
+        for name in params["resolve"]
+    ]
+    jobs += [
+        (functools.partial(try_connect, entry, each), {**entry, "state": "failed", "error": late})
+        for entry in params["reach"]
+    ]
+    jobs += [
+        (
+            functools.partial(try_source, source, proxies, each),
+            {"label": source.label, "state": "failed", "answer": late},
         )
+        for source in sources
+    ]
     answers = all_at_once(jobs, timeout)
     first, second = len(params["resolve"]), len(params["resolve"]) + len(params["reach"])
     return {
