@@ -45,7 +45,7 @@ def check(inventory: Path, extra: dict[str, Any] | None = None) -> list[Check]:
 @pytest.fixture
 def inventory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of an inventory: evaluating it may make its passphrase."""
-    copy = tmp_path / request.param
+    copy = tmp_path / str(request.param)
     shutil.copytree(
         INVENTORIES / request.param, copy, ignore=shutil.ignore_patterns("secrets", "reports"), dirs_exist_ok=True
     )
