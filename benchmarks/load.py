@@ -23,6 +23,7 @@ import argparse
 import http.client
 import json
 import socket
+import signal
 import ssl
 import sys
 import threading
@@ -212,6 +213,12 @@ def main(arguments: list[str] | None = None) -> int:
     body = options.body.read_bytes() if options.body else None
     started = time.monotonic()
     clients = [Client(options, body, started + options.duration) for _ in range(options.concurrency)]
+
+    def end(_signal: int, _frame: object) -> None:
+        for client in clients:
+            client.deadline = 0.0
+
+    signal.signal(signal.SIGINT, end)  # ends early, with the figures so far
     threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
     for thread in threads:
         thread.start()

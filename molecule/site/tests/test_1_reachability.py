@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT, SiteHost, read_hosts
+from rolled_out import PROJECT, SiteHost, read_hosts
 
 SSH, GATEWAY, STATUS, INFERENCE = 22, 443, 9443, 8443
 UNDECLARED = [80, 2379, 5000, 8080, 9100, 9200, 30022]
@@ -59,7 +59,11 @@ def declared() -> dict[tuple[str, str, int], bool]:
                 allowed[source, name, port] = (
                     (port == SSH and source == CLIENT)
                     or (port == GATEWAY and "gateways" in target.tiers)
-                    or (port == INFERENCE and "inference_hosts" in target.tiers and bool(tiers & {"gateways", "monitoring_hosts"}))
+                    or (
+                        port == INFERENCE
+                        and "inference_hosts" in target.tiers
+                        and bool(tiers & {"gateways", "monitoring_hosts"})
+                    )
                     or (port == STATUS and "gateways" in target.tiers and "monitoring_hosts" in tiers)
                 )
     return {key: value for key, value in allowed.items() if key[0] != key[1]}
@@ -85,7 +89,9 @@ def measured(hosts: dict[str, SiteHost]) -> Iterator[dict[tuple[str, str, int], 
         for source in [CLIENT, *hosts]:
             keys = [(source, name, port) for name in hosts if name != source for port in PORTS]
             targets = json.dumps([(hosts[name].address, port) for _source, name, port in keys])
-            prefix = ["docker", "exec", "-i", hosts[source].container, "python3"] if source in hosts else [sys.executable]
+            prefix = (
+                ["docker", "exec", "-i", hosts[source].container, "python3"] if source in hosts else [sys.executable]
+            )
             done = subprocess.run([*prefix, "-c", CONNECT], input=targets, capture_output=True, text=True, check=True)
             found.update(zip(keys, json.loads(done.stdout), strict=True))
         yield found
@@ -104,7 +110,9 @@ def test_every_allowed_flow_connects_and_no_other(measured: dict[tuple[str, str,
     ]
     assert not wrong, "\n".join(wrong)
     assert sum(expected.values()) >= 10
-    print(f"{len(measured)} connections tried, {sum(measured.values())} allowed, {len(measured) - sum(measured.values())} refused")
+    print(
+        f"{len(measured)} connections tried, {sum(measured.values())} allowed, {len(measured) - sum(measured.values())} refused"
+    )
 
 
 def test_the_matrix_here_is_the_one_of_the_role() -> None:

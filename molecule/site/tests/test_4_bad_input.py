@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Play, SiteHost
+from rolled_out import Play, SiteHost
 
 WATCHED = "/etc /opt /usr /var/lib/ai102 /root"
 
@@ -71,7 +71,9 @@ def test_an_unreachable_host(play: Play, tmp_path: Path) -> None:
 
 def test_a_full_disk(play: Play, hosts: dict[str, SiteHost]) -> None:
     host = hosts["inference1"]
-    host.sh("mkdir -p /mnt/full && mount -t tmpfs -o size=4m tmpfs /mnt/full && head -c 3m /dev/zero > /mnt/full/filler")
+    host.sh(
+        "mkdir -p /mnt/full && mount -t tmpfs -o size=4m tmpfs /mnt/full && head -c 3m /dev/zero > /mnt/full/filler"
+    )
     try:
         played = play("--extra-vars", json.dumps({"preflight_paths": ["/mnt/full"]}), "--limit", "inference1,localhost")
         assert played.returncode != 0
