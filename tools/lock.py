@@ -24,12 +24,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 import typing as t
 import zipfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import tomllib
 import yaml
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
@@ -137,8 +137,8 @@ def render(flavour: str, python: str, wheels: t.Sequence[Wheel]) -> str:
     lines = [f"# Written by tools/lock.py: the inference server's wheels, {flavour.upper()}, Python {python}, x86_64."]
     if flavour == "gpu":
         lines.append(
-            f"# onnxruntime-gpu {known['onnxruntime']} on CUDA {known['cuda']}: NVIDIA driver {known['minimum_driver']} "
-            "or newer."
+            f"# onnxruntime-gpu {known['onnxruntime']} on CUDA {known['cuda']}: "
+            f"NVIDIA driver {known['minimum_driver']} or newer."
         )
     for wheel in wheels:
         lines += [f"# {wheel.filename} {wheel.size}", f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}"]

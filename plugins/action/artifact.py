@@ -33,7 +33,7 @@ class ActionModule(ControllerAction):
         "url_rewrites": {"type": "dict", "default": {}},
     }
 
-    def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+    def work(self, options: dict[str, t.Any], _task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         """Do the work; see ``ControllerAction``."""
         cache = self.cache(options)
         return {

@@ -28,7 +28,7 @@ class ActionModule(ControllerAction):
         "shipped": {"type": "path", "required": True},
     }
 
-    def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+    def work(self, options: dict[str, t.Any], _task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         """Do the work; see ``ControllerAction``."""
         trusted = [self._key(text) for text in options["trusted_keys"]]
         packager = Packager(

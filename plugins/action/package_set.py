@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
             arguments["policy_rc_d"] = _DO_NOT_START
         answer = self._execute_module(module_name="ansible.builtin.apt", module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):
-            # The lists may be empty though their directory is new (images), or name files that the archive has replaced.
+            # The lists may be empty though their directory is new (images), or name files that are replaced.
             arguments["cache_valid_time"] = 0
             answer = self._execute_module(module_name="ansible.builtin.apt", module_args=arguments, task_vars=task_vars)
         if answer.get("failed"):

@@ -27,7 +27,7 @@ class ActionModule(ControllerAction):
         "projects": {"type": "list", "elements": "path", "default": []},
     }
 
-    def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+    def work(self, options: dict[str, t.Any], _task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         """Do the work; see ``ControllerAction``."""
         cache = self.cache(options)
         wheels: list[Wheel] = parse_python_lock(Path(options["lock_file"]).read_text(encoding="utf-8"))

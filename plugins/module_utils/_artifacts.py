@@ -63,6 +63,11 @@ class Report(t.Protocol):
         """Show the line."""
 
 
+def _say_nothing(message: str) -> None:
+    """Take a line and drop it."""
+    del message
+
+
 def parse_python_lock(text: str) -> list[Wheel]:
     """Read a lock as ``tools/lock.py`` writes it: a comment with file name and size, then the pin with one hash.
 
@@ -136,7 +141,7 @@ class Cache:
         self.path = Path(path).expanduser()
         self.bundle = Path(bundle).expanduser() if bundle else None
         self.online = online
-        self.report: Report = report or (lambda message: None)
+        self.report: Report = report or _say_nothing
 
     def find(self, sha256: str, size: int = -1) -> Path | None:
         """Return where content lies on the control node, or nothing.
@@ -256,7 +261,8 @@ class Cache:
         free = shutil.disk_usage(self.path).free
         if free < 2 * total:
             raise ArtifactError(
-                f"{len(wheels)} wheels of {total >> 20} MiB need {2 * total >> 20} MiB in {self.path}, {free >> 20} MiB are free"
+                f"{len(wheels)} wheels of {total >> 20} MiB need {2 * total >> 20} MiB in {self.path}, "
+                f"{free >> 20} MiB are free"
             )
         self.report(f"fetching {len(wheels)} wheels for Python {python}, {total / 1e6:.0f} MB")
         group: list[Wheel] = []
@@ -272,7 +278,16 @@ class Cache:
         with tempfile.TemporaryDirectory(prefix=".pip-", dir=self.path) as scratch:
             requirements = Path(scratch, "requirements.txt")
             requirements.write_text(render_requirements(wheels), encoding="utf-8")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--no-input"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--no-input",
+            ]
             command += ["--disable-pip-version-check", "--no-cache-dir", "--only-binary", ":all:", "--dest", scratch]
             command += ["--implementation", "cp", "--python-version", python, "--retries", str(retries)]
             for platform in PLATFORMS:
@@ -281,7 +296,9 @@ class Cache:
             command += ["--abi", abi, "--abi", "abi3", "--abi", "none", "--requirement", str(requirements)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+                lines = [
+                    line for line in done.stderr.splitlines() if line.startswith("ERROR")
+                ] or done.stderr.splitlines()
                 raise ArtifactError(f"pip cannot fetch {len(wheels)} wheels of the lock: {' '.join(lines)[-2000:]}")
             fetched = {sha256_of(path): path for path in Path(scratch).glob("*.whl")}
             for wheel in wheels:
@@ -337,8 +354,21 @@ class Cache:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(project / path, target)
                 output = Path(scratch, "dist")
-                command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(output), str(tree)]
-                environment = {**os.environ, "SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH), "PYTHONDONTWRITEBYTECODE": "1"}
+                command = [
+                    sys.executable,
+                    "-m",
+                    "build",
+                    "--wheel",
+                    "--no-isolation",
+                    "--outdir",
+                    str(output),
+                    str(tree),
+                ]
+                environment = {
+                    **os.environ,
+                    "SOURCE_DATE_EPOCH": str(SOURCE_DATE_EPOCH),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                }
                 done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
                 wheels = sorted(output.glob("*.whl")) if output.is_dir() else []
                 if done.returncode or len(wheels) != 1:

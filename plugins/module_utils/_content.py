@@ -172,7 +172,9 @@ class BlobStore:
         if not self.path.is_dir():
             return []
         return sorted(
-            entry for entry in self.path.iterdir() if entry.name.startswith(_STAGING_PREFIX) or entry.stat().st_nlink == 1
+            entry
+            for entry in self.path.iterdir()
+            if entry.name.startswith(_STAGING_PREFIX) or entry.stat().st_nlink == 1
         )
 
     def prune(self) -> list[str]:

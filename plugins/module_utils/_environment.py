@@ -77,11 +77,9 @@ def build(
         pinned = path / "requirements.txt"
         pinned.write_text(requirements, encoding="utf-8")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
-        _run(
-            [*pip, "install", "--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir"]
-            + ["--find-links", str(wheels), "--requirement", str(pinned)],
-            "installing the wheels",
-        )
+        install = [*pip, "install", "--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        install += ["--no-cache-dir", "--find-links", str(wheels), "--requirement", str(pinned)]
+        _run(install, "installing the wheels")
         _run([*pip, "check"], "checking that the packages fit together")
         output = _run([python, "-I", "-c", _PROOF, *modules], f"importing {', '.join(modules)}")
         full: dict[str, t.Any] = {**record, **json.loads(output.strip().splitlines()[-1])}

@@ -84,15 +84,19 @@ def check_golden(
                 known = declared.get(tensor.get("name"))
                 if known is None:
                     names = ", ".join(declared)
-                    raise PackageError(f"golden request {number}: the model has no {key[:-1]} {tensor.get('name')!r}: {names}")
+                    raise PackageError(
+                        f"golden request {number}: the model has no {key[:-1]} {tensor.get('name')!r}: {names}"
+                    )
                 if tensor.get("datatype") != known["datatype"]:
                     raise PackageError(
                         f"golden request {number}: {key[:-1]} {known['name']} is {known['datatype']}, "
                         f"not {tensor.get('datatype')}"
                     )
                 shape = tensor.get("shape")
-                if not isinstance(shape, list) or len(shape) != len(known["shape"]) or any(
-                    want not in (-1, have) for have, want in zip(shape, known["shape"], strict=True)
+                if (
+                    not isinstance(shape, list)
+                    or len(shape) != len(known["shape"])
+                    or any(want not in (-1, have) for have, want in zip(shape, known["shape"], strict=True))
                 ):
                     raise PackageError(
                         f"golden request {number}: {key[:-1]} {known['name']} has shape {shape}, "
@@ -125,7 +129,8 @@ def make_manifest(
     for external in facts["external_files"]:
         if external not in files:
             raise PackageError(
-                f"model {name} {version} keeps weights in {external}, which is not there: give the directory as its source"
+                f"model {name} {version} keeps weights in {external}, which is not there: give the directory as its "
+                "source"
             )
     try:
         golden = json.loads(files[GOLDEN].read_text(encoding="utf-8"))
@@ -146,7 +151,8 @@ def make_manifest(
         "model": MODEL,
         "golden": GOLDEN,
         "files": [
-            {"path": path, "sha256": sha256_of(file), "size": file.stat().st_size} for path, file in sorted(files.items())
+            {"path": path, "sha256": sha256_of(file), "size": file.stat().st_size}
+            for path, file in sorted(files.items())
         ],
         **tensors,
         "opset": facts["opset"],
@@ -307,7 +313,8 @@ def verify_package(path: Path, keys: t.Sequence[str], name: str = "", version: s
         raise PackageError(f"{label}: the manifest or its signature cannot be read: {error}") from error
     if not signature_is_right(data, signature, keys):
         raise PackageError(
-            f"{label}: the signature of {MANIFEST} is wrong: it was changed, or signed with a key that is not trusted here"
+            f"{label}: the signature of {MANIFEST} is wrong: it was changed, or signed with a key that is not trusted "
+            "here"
         )
     manifest, files = read_manifest(path)
     if name and (manifest.get("name"), str(manifest.get("version"))) != (name, version):
@@ -328,7 +335,7 @@ def verify_package(path: Path, keys: t.Sequence[str], name: str = "", version: s
 
 
 def package_files(path: Path) -> list[dict[str, t.Any]]:
-    """List what is delivered of a package: the files of the manifest with their hashes there, the manifest, its signature.
+    """List what is delivered of a package: the files that the manifest names, the manifest and its signature.
 
     :raises PackageError: the manifest is not well formed.
     """

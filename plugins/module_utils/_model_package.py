@@ -15,6 +15,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.ai102.inference.plugins.module_utils import _manifest as manifest_utils
+from ansible_collections.ai102.inference.plugins.module_utils._content import sha256_of
 from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     CONFIG,
     GOLDEN,
@@ -135,7 +136,9 @@ class Packager:
         name, version = manifest_utils.check_identity(entry.get("name"), entry.get("version"))
         unknown = sorted(set(entry) - _ENTRY_KEYS)
         if unknown:
-            raise PackageError(f"model {name} {version}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(_ENTRY_KEYS))}")
+            raise PackageError(
+                f"model {name} {version}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(_ENTRY_KEYS))}"
+            )
         source = entry.get("source")
         if not isinstance(source, dict) or len(source) != 1 or next(iter(source)) not in {"lock", "path", "package"}:
             raise PackageError(f"model {name} {version}: source must have exactly one of lock, path, package")
@@ -152,7 +155,7 @@ class Packager:
 
     def _ready_made(self, name: str, version: str, path: Path) -> Package:
         manifest_utils.verify_package(path, self.keys(), name, version)
-        return Package(name, version, path, manifest_utils.sha256_of(path / MANIFEST), signed=True)
+        return Package(name, version, path, sha256_of(path / MANIFEST), signed=True)
 
     def _locked(self, name: str) -> t.Any:
         folder = self.root / name
@@ -169,7 +172,10 @@ class Packager:
         golden, config = entry.get("golden"), entry.get("config")
         if kind == "lock":
             files[MODEL] = Path(self.fetched[value]["path"])
-            shipped = {GOLDEN: self.shipped / "golden" / f"{value}.json", CONFIG: self.shipped / "config" / f"{value}.json"}
+            shipped = {
+                GOLDEN: self.shipped / "golden" / f"{value}.json",
+                CONFIG: self.shipped / "config" / f"{value}.json",
+            }
             files.update({path: file for path, file in shipped.items() if file.is_file()})
         else:
             origin = Path(value).expanduser()
@@ -185,8 +191,8 @@ class Packager:
             files[CONFIG] = Path(config).expanduser()
         if GOLDEN not in files:
             raise PackageError(
-                f"model {name} {version} has no golden answers: give `golden`, a JSON file with requests and the responses "
-                "that prove the model works"
+                f"model {name} {version} has no golden answers: give `golden`, a JSON file with requests and the "
+                "responses that prove the model works"
             )
         for path, file in files.items():
             if not file.is_file():
@@ -211,12 +217,18 @@ class Packager:
                 return remembered
             return self._write_package(name, version, files, licence, source, fingerprint)
 
-    def _fingerprint(
-        self, entry: t.Mapping[str, t.Any], files: t.Mapping[str, Path], licence: str, source: str
-    ) -> str:
+    def _fingerprint(self, entry: t.Mapping[str, t.Any], files: t.Mapping[str, Path], licence: str, source: str) -> str:
         stats = {path: [file.stat().st_size, file.stat().st_mtime_ns] for path, file in sorted(files.items())}
         public = self.key.public() if self.dry else self.key.ensure()
-        document = [_FORMAT, dict(entry), stats, licence, source, public, {p: str(f) for p, f in files.items() if p != CONFIG}]
+        document = [
+            _FORMAT,
+            dict(entry),
+            stats,
+            licence,
+            source,
+            public,
+            {p: str(f) for p, f in files.items() if p != CONFIG},
+        ]
         return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
     def _remembered(self, name: str, version: str, fingerprint: str) -> Package | None:
@@ -225,7 +237,7 @@ class Packager:
             path = self.root / name / record["directory"]
             if record["fingerprint"] != fingerprint or not (path / SIGNATURE).is_file():
                 return None
-            digest = manifest_utils.sha256_of(path / MANIFEST)
+            digest = sha256_of(path / MANIFEST)
             if digest != record["manifest_sha256"] or any(
                 (path / entry["path"]).stat().st_size != entry["size"] for entry in manifest_utils.package_files(path)
             ):
@@ -260,7 +272,7 @@ class Packager:
             self.key.ensure()
             (staged / SIGNATURE).write_text(self.key.sign(data), encoding="ascii")
             staged.chmod(0o755)
-            # A file that changed while it was copied, or a public key that does not belong to the private one, shows here.
+            # Here shows a file that changed while it was copied, or a public key of another private one.
             manifest_utils.verify_package(staged, [self.key.ensure()], name, version)
             final = folder / f"{version}-{digest[:16]}"
             shutil.rmtree(final, ignore_errors=True)

@@ -52,7 +52,12 @@ def _tensor(value: t.Any) -> dict[str, t.Any]:
             dynamic[str(axis)] = dimension.dim_param
             size = -1
         shape.append(int(size))
-    return {"name": value.name, "datatype": _V2_DATATYPES.get(element, element), "shape": shape, "dynamic_axes": dynamic}
+    return {
+        "name": value.name,
+        "datatype": _V2_DATATYPES.get(element, element),
+        "shape": shape,
+        "dynamic_axes": dynamic,
+    }
 
 
 def _graphs(graph: t.Any) -> t.Iterator[t.Any]:
@@ -67,7 +72,7 @@ def _graphs(graph: t.Any) -> t.Iterator[t.Any]:
 
 def _external_files(graph: t.Any) -> list[str]:
     """Name the files beside the model that hold its weights."""
-    names = set()
+    names: set[str] = set()
     for part in _graphs(graph):
         for tensor in part.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:

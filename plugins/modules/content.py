@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Delivers an immutable directory of files by sha256."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -132,7 +134,6 @@ import contextlib
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._content import (
     BlobStore,
     ContentError,

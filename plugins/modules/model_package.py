@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes and signs the packages of models on the control node."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""

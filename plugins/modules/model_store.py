@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Delivers signed model packages to a host."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -136,7 +138,6 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._content import (
     BlobStore,
     ContentError,
@@ -181,7 +182,9 @@ def surplus(root: Path, wanted: set[str], used: set[str], keep: int) -> list[Pat
         spare = [
             version
             for version in model.iterdir()
-            if version.is_dir() and not version.name.startswith(".") and f"{model.name}/{version.name}" not in wanted | used
+            if version.is_dir()
+            and not version.name.startswith(".")
+            and f"{model.name}/{version.name}" not in wanted | used
         ]
         spare.sort(key=lambda version: version.stat().st_mtime)
         chosen += spare[: max(0, len(spare) - keep)]
@@ -207,7 +210,9 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     for entry in params["models"]:
         name, version = check_identity(entry["name"], entry["version"])
         path = root / name / version
-        models.append({"name": name, "version": version, "path": str(path), "manifest_sha256": entry["manifest_sha256"] or ""})
+        models.append(
+            {"name": name, "version": version, "path": str(path), "manifest_sha256": entry["manifest_sha256"] or ""}
+        )
         directory = Directory(path, parse_files(entry["files"]), store)
         line = f"{name} {version} {entry['manifest_sha256'] or ''}".rstrip()
         there = sha256_of(path / MANIFEST) if (path / MANIFEST).is_file() else ""
@@ -244,7 +249,10 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     gone = surplus(root, wanted, referenced(params["references"], root), params["keep"])
     before += [f"{path.parent.name} {path.name}" for path in gone]
     result["changed"] = bool(due or gone or unmade or known_keys != params["public_keys"])
-    result["diff"] = {"before": "".join(f"{line}\n" for line in before), "after": "".join(f"{line}\n" for line in after)}
+    result["diff"] = {
+        "before": "".join(f"{line}\n" for line in before),
+        "after": "".join(f"{line}\n" for line in after),
+    }
     result["installed"] = [str(directory.path) for directory, _name, _version in due]
     result["removed"] = [str(path) for path in gone]
     if module.check_mode or not result["changed"]:

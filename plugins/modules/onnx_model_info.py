@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads the facts of an ONNX model file."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -103,7 +105,6 @@ external_size:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
 from ansible_collections.ai102.inference.plugins.module_utils._onnx import (
     ONNX_IMPORT_ERROR,
     ModelFileError,

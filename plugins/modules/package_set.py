@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Installs sets of operating system packages."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -73,7 +75,6 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._packages import (
     PackageSetError,
     missing,

@@ -2,6 +2,8 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Builds a locked virtual environment without network on the host."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -148,7 +150,6 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.ai102.inference.plugins.module_utils._content import (
     BlobStore,
     ContentError,
@@ -185,7 +186,9 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     digest = params["candidates"].get(python)
     if digest is None:
         known = ", ".join(sorted(params["candidates"]))
-        raise EnvironmentBuildError(f"there is no {params['flavour']} lock for the host's Python {python}; there is: {known}")
+        raise EnvironmentBuildError(
+            f"there is no {params['flavour']} lock for the host's Python {python}; there is: {known}"
+        )
     root = Path(params["path"])
     path = root / digest
     result: dict[str, t.Any] = {

@@ -11,7 +11,6 @@ from pathlib import Path
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.urls import open_url
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.ai102.inference.plugins.module_utils._artifacts import ArtifactError, Cache
 from ansible_collections.ai102.inference.plugins.module_utils._content import ContentError, sha256_of
 from ansible_collections.ai102.inference.plugins.module_utils._manifest import PackageError
@@ -61,7 +60,7 @@ class ControllerAction(ActionBase):
     def _name(self) -> str:
         return str(self._task.action).rpartition(".")[2]
 
-    def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+    def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any], /) -> dict[str, t.Any]:
         """Do the work.
 
         :returns: the task's result.
@@ -92,7 +91,9 @@ class ControllerAction(ActionBase):
         :returns: the module's last answer, with ``transferred`` (files) and ``transferred_bytes``.
         :raises ContentError: the host asks for something that the control node does not have.
         """
-        answer: dict[str, t.Any] = self._execute_module(module_name=module, module_args=dict(arguments), task_vars=task_vars)
+        answer: dict[str, t.Any] = self._execute_module(
+            module_name=module, module_args=dict(arguments), task_vars=task_vars
+        )
         transferred = transferred_bytes = 0
         while answer.get("missing") and not answer.get("failed") and not self._task.check_mode:
             batch: dict[str, str] = {}

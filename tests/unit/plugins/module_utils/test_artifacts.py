@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from ansible_collections.ai102.inference.plugins.module_utils import _artifacts
 from ansible_collections.ai102.inference.plugins.module_utils._artifacts import (
     ArtifactError,
@@ -178,7 +177,9 @@ class _Pip:
         self.asked.append([line.split("==")[0] for line in requirements.splitlines()])
         for name in self.asked[-1]:
             if name in self.contents:
-                Path(command[command.index("--dest") + 1], f"{name}-1.0-py3-none-any.whl").write_bytes(self.contents[name])
+                Path(command[command.index("--dest") + 1], f"{name}-1.0-py3-none-any.whl").write_bytes(
+                    self.contents[name]
+                )
         return subprocess.CompletedProcess(command, 0, "", "")
 
 
@@ -186,7 +187,7 @@ def test_only_absent_wheels_are_asked_of_pip(tmp_path: Path, monkeypatch: pytest
     contents = {"a": b"aa", "b": b"bb"}
     wheels = [_wheel(content, name) for name, content in contents.items()]
     pip = _Pip(contents)
-    monkeypatch.setattr(_artifacts.subprocess, "run", pip)
+    monkeypatch.setattr(subprocess, "run", pip)
     cache = Cache(tmp_path)
     cache.wheels(wheels[:1], "3.11")
     paths = cache.wheels(wheels, "3.11")
@@ -196,7 +197,7 @@ def test_only_absent_wheels_are_asked_of_pip(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_wheel_that_pip_does_not_bring_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_artifacts.subprocess, "run", _Pip({"a": b"other"}))
+    monkeypatch.setattr(subprocess, "run", _Pip({"a": b"other"}))
     with pytest.raises(ArtifactError, match="did not bring a-1.0-py3-none-any.whl"):
         Cache(tmp_path).wheels([_wheel(b"aa", "a")], "3.11")
 
@@ -254,7 +255,7 @@ def test_a_wheel_is_built_once_and_always_the_same(
     assert first == second
     assert path.is_file()
     assert first.filename == "demo-1.0-py3-none-any.whl"
-    monkeypatch.setattr(_artifacts.subprocess, "run", lambda *a, **k: pytest.fail("built again"))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("built again"))
     assert Cache(tmp_path / "one").build(project)[0] == first
 
 

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.ai102.inference.plugins.module_utils import _content
 from ansible_collections.ai102.inference.plugins.module_utils._content import (
     VERIFIED_MTIME,

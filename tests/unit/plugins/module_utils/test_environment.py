@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.ai102.inference.plugins.module_utils import _environment
 from ansible_collections.ai102.inference.plugins.module_utils._content import sha256_of
 from ansible_collections.ai102.inference.plugins.module_utils._environment import (
@@ -32,7 +31,9 @@ def _make_wheel(folder: Path, code: str = "VALUE = 1\n") -> str:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("demo.py", code)
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", f"demo.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return f"demo==1.0 --hash=sha256:{sha256_of(path)}\n"
 
@@ -83,7 +84,9 @@ def test_without_its_marker_an_environment_is_not_complete(tmp_path: Path) -> No
 
 def test_the_oldest_unused_go_and_the_used_stay(tmp_path: Path) -> None:
     root = tmp_path / "environments"
-    paths = {name: _environment_at(root / name, age) for name, age in (("now", 0), ("b", 1), ("c", 2), ("d", 3), ("e", 4))}
+    paths = {
+        name: _environment_at(root / name, age) for name, age in (("now", 0), ("b", 1), ("c", 2), ("d", 3), ("e", 4))
+    }
     (root / "half").mkdir()
     release = tmp_path / "releases/1"
     release.mkdir(parents=True)

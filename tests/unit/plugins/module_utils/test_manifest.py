@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.ai102.inference.plugins.module_utils import _manifest  # noqa: E402 - after importorskip
-from ansible_collections.ai102.inference.plugins.module_utils._manifest import (  # noqa: E402 - after importorskip
+from ansible_collections.ai102.inference.plugins.module_utils import _manifest
+from ansible_collections.ai102.inference.plugins.module_utils._content import sha256_of
+from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     PackageError,
     canonical,
     check_golden,
@@ -25,7 +26,6 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     make_manifest,
     package_files,
     public_key_of,
-    sha256_of,
     sign,
     signature_is_right,
     split_keys,
@@ -65,7 +65,10 @@ def package(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "version"), [("Demo", "1"), ("../x", "1"), ("", "1"), (None, "1"), ("a", "../1"), ("a", ""), ("a", True), ("a-", "1")])
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("Demo", "1"), ("../x", "1"), ("", "1"), (None, "1"), ("a", "../1"), ("a", ""), ("a", True), ("a-", "1")],
+)
 def test_names_and_versions_that_are_no_directory_names_are_refused(name: t.Any, version: t.Any) -> None:
     with pytest.raises(PackageError, match="may have"):
         check_identity(name, version)
@@ -222,7 +225,14 @@ def test_all_files_of_a_package_are_delivered(package: Path) -> None:
 
 
 def test_external_weights_must_be_there(package: Path) -> None:
-    facts = {"inputs": INPUTS, "outputs": OUTPUTS, "opset": {}, "ir_version": 8, "producer": "", "external_files": ["w.bin"]}
+    facts = {
+        "inputs": INPUTS,
+        "outputs": OUTPUTS,
+        "opset": {},
+        "ir_version": 8,
+        "producer": "",
+        "external_files": ["w.bin"],
+    }
     files = {name: package / name for name in ("model.onnx", "golden.json")}
     with pytest.raises(PackageError, match=r"keeps weights in w\.bin, which is not there"):
         make_manifest("demo", "1", files, facts, "", "")

@@ -33,7 +33,11 @@ def save_model(path: Path, weight: float = 2.0, external: bool = False) -> Path:
         [tensor],
     )
     model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 17)], producer_name="test", producer_version="1", ir_version=8
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        producer_name="test",
+        producer_version="1",
+        ir_version=8,
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = "task", "double"
@@ -68,9 +72,7 @@ def test_weights_beside_the_model_are_named_and_counted(tmp_path: Path) -> None:
 
 def test_datatypes_have_their_v2_names(tmp_path: Path) -> None:
     kinds = {"STRING": "BYTES", "INT64": "INT64", "FLOAT16": "FP16", "BOOL": "BOOL", "UINT8": "UINT8", "DOUBLE": "FP64"}
-    values = [
-        onnx.helper.make_tensor_value_info(kind, getattr(onnx.TensorProto, kind), [1]) for kind in kinds
-    ]
+    values = [onnx.helper.make_tensor_value_info(kind, getattr(onnx.TensorProto, kind), [1]) for kind in kinds]
     outputs = [onnx.helper.make_tensor_value_info(f"o{v.name}", v.type.tensor_type.elem_type, [1]) for v in values]
     nodes = [onnx.helper.make_node("Identity", [kind], [f"o{kind}"]) for kind in kinds]
     model = onnx.helper.make_model(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ansible_collections.ai102.inference.plugins.module_utils._packages import (
     PackageSetError,
     missing,
@@ -18,7 +17,7 @@ SETS = {"gateway": {"all": ["nginx"], "jammy": ["libnginx-mod-http-headers-more-
 
 
 def test_os_release_loses_its_quotes() -> None:
-    text = 'ID=debian\n# a comment=1\nVERSION_CODENAME="bookworm"\nPRETTY_NAME=\'Debian 12\'\n\n'
+    text = "ID=debian\n# a comment=1\nVERSION_CODENAME=\"bookworm\"\nPRETTY_NAME='Debian 12'\n\n"
     assert parse_os_release(text) == {"ID": "debian", "VERSION_CODENAME": "bookworm", "PRETTY_NAME": "Debian 12"}
 
 

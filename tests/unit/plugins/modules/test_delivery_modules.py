@@ -14,7 +14,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.ai102.inference.plugins.module_utils._content import ContentError, sha256_of
 from ansible_collections.ai102.inference.plugins.module_utils._environment import EnvironmentBuildError, complete
 from ansible_collections.ai102.inference.plugins.modules import content, python_environment
@@ -91,7 +90,9 @@ def environment(tmp_path: Path) -> dict[str, t.Any]:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("demo.py", "")
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", f"demo.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     sha256 = sha256_of(wheel)
     return {
@@ -132,5 +133,7 @@ def test_an_environment_is_predicted_asked_for_built_and_left_alone(
 
 def test_a_python_without_a_lock_is_named(environment: dict[str, t.Any]) -> None:
     environment["candidates"] = {"3.1": "x"}
-    with pytest.raises(EnvironmentBuildError, match=r"there is no cpu lock for the host's Python 3\.\d+; there is: 3\.1"):
+    with pytest.raises(
+        EnvironmentBuildError, match=r"there is no cpu lock for the host's Python 3\.\d+; there is: 3\.1"
+    ):
         _call(python_environment, environment)

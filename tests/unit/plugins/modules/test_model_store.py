@@ -16,11 +16,11 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from ansible_collections.ai102.inference.plugins.module_utils._content import (  # noqa: E402 - after importorskip
+from ansible_collections.ai102.inference.plugins.module_utils._content import (
     ContentError,
     sha256_of,
 )
-from ansible_collections.ai102.inference.plugins.module_utils._manifest import (  # noqa: E402 - after importorskip
+from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     PackageError,
     canonical,
     generate_key,
@@ -28,7 +28,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     public_key_of,
     sign,
 )
-from ansible_collections.ai102.inference.plugins.modules.model_store import (  # noqa: E402 - after importorskip
+from ansible_collections.ai102.inference.plugins.modules.model_store import (
     run,
     surplus,
 )
@@ -65,7 +65,9 @@ class World:
             "files": package_files(path),
         }
 
-    def call(self, models: list[dict[str, t.Any]], incoming: dict[str, str] | None = None, check: bool = False) -> dict[str, t.Any]:
+    def call(
+        self, models: list[dict[str, t.Any]], incoming: dict[str, str] | None = None, check: bool = False
+    ) -> dict[str, t.Any]:
         """Call the module once."""
         params = {
             "models": models,
@@ -130,7 +132,9 @@ def test_the_same_model_under_a_new_version_is_not_transferred_again(world: Worl
 
 def test_other_content_under_the_same_version_is_refused(world: World) -> None:
     world.deliver(world.package("1"))
-    with pytest.raises(PackageError, match="demo 1 is on the host with other content .* give the new content a new version"):
+    with pytest.raises(
+        PackageError, match="demo 1 is on the host with other content .* give the new content a new version"
+    ):
         world.deliver(world.package("1", b"another", "control2"))
     assert (world.models / "demo/1/model.onnx").read_bytes() == b"model"
 

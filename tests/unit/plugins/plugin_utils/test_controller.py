@@ -11,7 +11,6 @@ import typing as t
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.ai102.inference.plugins.module_utils._content import ContentError
 from ansible_collections.ai102.inference.plugins.plugin_utils import _controller
 from ansible_collections.ai102.inference.plugins.plugin_utils._controller import ControllerAction
