@@ -19,7 +19,7 @@ def _nothing_changes(hosts: dict[str, SiteHost]) -> Iterator[None]:
     yield
     for host in hosts.values():
         touched = host.sh(
-            f"find {WATCHED} -newer /run/before -not -path '*/__pycache__*' -not -path '/root/.ansible*' "
+            f"find $(ls -d {WATCHED} 2>/dev/null) -newer /run/before -not -path '*/__pycache__*' -not -path '/root/.ansible*' "
             "-not -type d -print"
         )
         assert not touched, f"{host.name}: {touched}"
