@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.ai102.inference.plugins.module_utils import _certificate as lib
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no types
+class ActionModule(ActionBase):
     """Runs the module once, with paths of the control node exchanged for what they hold."""
 
     TRANSFERS_FILES = False
@@ -92,6 +92,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no t
             )
             if errors:
                 raise AnsibleActionFail(
-                    f"the host's request for certificate {request['name']!r} is not what it was told to ask for and was "
-                    f"not signed: {'; '.join(errors)}. If nobody is working on that host, look for an intruder."
+                    f"the host's request for certificate {request['name']!r} is not what it was told to ask for "
+                    f"and was not signed: {'; '.join(errors)}. If nobody is working on that host, look for an intruder."
                 )

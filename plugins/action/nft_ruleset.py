@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 
@@ -17,7 +18,7 @@ _REVERT_AFTER = 40  # seconds, the module's default
 _MARGIN = 3  # seconds before the timer fires in which no confirmation is begun any more
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no types
+class ActionModule(ActionBase):
     """Runs the module, and once more over a new connection where it has loaded new rules."""
 
     TRANSFERS_FILES = False
@@ -45,12 +46,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no t
             changed=False,
             confirmed=False,
             msg=(
-                f"No new SSH connection to the host could be made after the new firewall rules were loaded ({problem}). "
+                f"No new SSH connection to the host could be made after the new firewall rules were loaded "
+                f"({problem}). "
                 + (
                     "The host has brought the former rules back by itself, and is reached again. Nothing was kept."
                     if back
-                    else f"The host brings the former rules back by itself {seconds:.0f} s after they were loaded, but it could "
-                    "not be reached afterwards to see it."
+                    else f"The host brings the former rules back by itself {seconds:.0f} s after they were loaded, but it "
+                    "could not be reached afterwards to see it."
                 )
             ),
         )
@@ -64,10 +66,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no t
         self, arguments: dict[str, t.Any], task_vars: dict[str, t.Any] | None, phase: str
     ) -> tuple[dict[str, t.Any], str]:
         """Runs a phase of the module over a new connection; its result, or nothing and what went wrong."""
-        try:
+        with contextlib.suppress(AnsibleError, NotImplementedError):  # there was nothing to close
             self._connection.reset()
-        except (AnsibleError, NotImplementedError):
-            pass  # there was nothing to close
         try:
             result = self._module({**arguments, "phase": phase}, task_vars)
         except AnsibleConnectionFailure as error:

@@ -33,7 +33,7 @@ _ARGUMENTS: dict[str, t.Any] = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ActionBase carries no types
+class ActionModule(ActionBase):
     """Returns what is due and the certificates."""
 
     TRANSFERS_FILES = False

@@ -662,7 +662,7 @@ class CertificateStore:
             write_file(os.path.join(staging, "key.pem"), key, 0o600, ids)
             write_file(os.path.join(staging, "cert.pem"), leaf, 0o644)
             write_file(os.path.join(staging, "fullchain.pem"), "".join([leaf, *chain]), 0o644)
-            os.chmod(staging, 0o755)
+            os.chmod(staging, 0o755)  # noqa: S103 - certificates are for everybody; keys have rights of their own
             if os.path.isdir(version):  # the remains of an interrupted run, or somebody edited it: exchange it
                 os.rename(version, staging + ".old")
             os.rename(staging, version)
@@ -790,8 +790,8 @@ def authority_reasons(
         key = load_key(key_pem, key_path, passphrase)
     except CertificateError as error:
         raise CertificateError(
-            f"{error}: it cannot be opened with the ai102_secrets_passphrase of this run. Give the one it was made with, or "
-            "move the directory away to begin with new authorities (every certificate will then be issued anew)"
+            f"{error}: it cannot be opened with the ai102_secrets_passphrase of this run. Give the one it was made with, "
+            "or move the directory away to begin with new authorities (every certificate will then be issued anew)"
         ) from error
     if certificate_pem is None:
         return ["the certificate is missing"]

@@ -274,8 +274,8 @@ class FlowMatrix:
                             networks.append(address)
                         elif end != ALL_HOSTS:
                             raise FlowError(
-                                f"flow {flow!r}: host {member} has the address {address.network_address}, at which no other "
-                                "host reaches it; set its ai102_address"
+                                f"flow {flow!r}: host {member} has the address {address.network_address}, at which no "
+                                "other host reaches it; set its ai102_address"
                             )
             else:
                 networks.append(_network(f"flow {flow!r}", end))
@@ -290,7 +290,7 @@ class FlowMatrix:
 
     def _is_member(self, ends: Iterable[str], host: str) -> bool:
         groups = self._known(host).groups
-        return any(end == ALL_HOSTS or end == host or end in groups for end in ends)
+        return any(end in (ALL_HOSTS, host) or end in groups for end in ends)
 
     def inbound(self, host: str) -> list[Rule]:
         """What a host lets in."""

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Rules of one host as text for nftables.
 
-Only the table `inet ai102` is ours; nothing here ever names another one, so that Docker's and other people's tables stay
-as they are.
+Only the table `inet ai102` is ours; nothing here ever names another one, so that Docker's and other people's tables
+stay as they are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ delete table inet {table}
 _ICMP_NEEDED = """\
 		icmp type { destination-unreachable, time-exceeded, parameter-problem } accept
 		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept
-		icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept
-		icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } ip6 saddr fe80::/10 accept
+		ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-router-advert } accept
+		ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+		ip6 saddr fe80::/10 icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done } accept
+		ip6 saddr fe80::/10 icmpv6 type mld2-listener-report accept
 """
 
 

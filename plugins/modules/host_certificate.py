@@ -101,7 +101,9 @@ options:
         type: dict
         suboptions:
           certificate:
-            description: Path on the control node of the certificate, with the chain after it or in O(certificates[].provided.chain).
+            description:
+              - Path on the control node of the certificate.
+              - The chain stands after it in the same file, or in O(certificates[].provided.chain).
             type: str
             required: true
           private_key:
@@ -178,7 +180,8 @@ requests:
       description: The request in PEM form.
       type: str
 certificates:
-  description: Installed certificates by name. In check mode those that are due have V(pending) in place of fingerprint and end.
+  description:
+    - Installed certificates by name. Those that are due have V(pending) in place of fingerprint and end.
   returned: always
   type: dict
   sample: {"server": {"fingerprint": "0f3c…", "not_after": "2027-11-22T12:00:00Z", "path": "/etc/ai102/pki/server"}}

@@ -13,14 +13,15 @@ version_added: "0.1.0"
 author:
   - AI-102 inference maintainers (@ai102)
 description:
-  - Renders the rules of P(ai102.inference.flow_rules#filter) into the nftables table C(inet ai102) and loads it in one
-    transaction. No other table is touched, so that those of Docker and others stay as they are.
-  - Before anything is changed, rules that would not let in the SSH connection that the module itself came by are refused,
-    and C(nft) checks the file.
-  - Over SSH, the new rules are only tried out at first. A timer on the host brings the former ones back, unless the module
-    comes in again by a new connection in time. Only then they are written to disk, for the next start of the host. So a
+  - Renders the rules of P(ai102.inference.flow_rules#filter) into the nftables table C(inet ai102) and loads it
+    in one transaction. No other table is touched, so that those of Docker and others stay as they are.
+  - Before anything is changed, rules that would not let in the SSH connection that the module itself came by are
+    refused, and C(nft) checks the file.
+  - Over SSH, the new rules are only tried out at first. A timer on the host brings the former ones back, unless the
+    module comes in again by a new connection in time. Only then they are written to disk, for the next start of the host. So a
     mistake that no check foresees, or a control node that goes away half-way, does not lock anybody out.
-  - The table as it is loaded is compared on every run, so that rules which somebody flushed or edited are found and undone.
+  - The table as it is loaded is compared on every run, so that rules which somebody flushed or edited are found and
+    undone.
   - Inbound packets are dropped unless a rule lets them in; those that Docker sends on to a published port of the host are
     subject to the same rules. What is forwarded besides is left to whoever forwards it.
 attributes:
@@ -57,8 +58,8 @@ options:
   control_networks:
     description:
       - Networks that the host is managed from.
-      - When empty, the address that the present SSH connection really comes from. Where there is no SSH connection, what it was
-        last time.
+      - When empty, the address that the present SSH connection really comes from.
+      - Where there is no SSH connection either, what it was last time.
     type: list
     elements: str
     default: []
@@ -219,8 +220,8 @@ class Ruleset:
             self.check_control(connection, inbound, control)
         if not control and any(rule.get("control") for rule in rules.get("inbound") or []):
             self.module.warn(
-                "firewall: this connection is not SSH and firewall_control_networks is not set, so it is not known where "
-                "the host is managed from; the flows from 'control' let in nobody"
+                "firewall: this connection is not SSH and firewall_control_networks is not set, so it is not known "
+                "where the host is managed from; the flows from 'control' let in nobody"
             )
 
         stored, loaded, live = read(RULESET), read(LISTING), self.listing()
@@ -253,7 +254,7 @@ class Ruleset:
 
         confirm = bool(self.params["confirm"])
         if confirm:
-            self.arm(connection)
+            self.arm()
         try:
             self.load(text)
         except Failure:
@@ -311,7 +312,7 @@ class Ruleset:
 
     # ------------------------------------------------------------------------------------------------ the way back
 
-    def arm(self, connection: tuple[str, int, int] | None) -> None:
+    def arm(self) -> None:
         """Starts the timer that brings the present rules back."""
         assert self.nft is not None
         if self.timer_runs():  # left by a run that was interrupted: what it tried out was never confirmed
