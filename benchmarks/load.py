@@ -22,8 +22,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import socket
 import signal
+import socket
 import ssl
 import sys
 import threading

@@ -253,7 +253,8 @@ def _validator(module: AnsibleModule, release: Release) -> Any:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120)
             if done.returncode != 0:
                 said = "" if module.params["secret"] else (done.stderr.strip() or done.stdout.strip())
-                said = said.replace(str(directory), str(ReleaseStore(Path(module.params["path"])).directory(release.id)))
+                final = ReleaseStore(Path(module.params["path"])).directory(release.id)
+                said = said.replace(str(directory), str(final))
                 raise ReleaseError(
                     f"'{template}' refused the new release (exit {done.returncode}): {said or 'it printed nothing'}. "
                     "Nothing was switched; what was in force still is."

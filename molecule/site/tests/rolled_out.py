@@ -119,9 +119,9 @@ def play_site(*arguments: str, playbook: str = "site.yml") -> Played:
     }
     log = STATE / "logs"
     log.mkdir(parents=True, exist_ok=True)
-    (
-        log / f"{len(list(log.iterdir())):03d}-{os.environ.get('PYTEST_CURRENT_TEST', 'play').split('::')[-1].split()[0]}.log"
-    ).write_text(f"{playbook} {' '.join(arguments)}\n{output}")
+    test = os.environ.get("PYTEST_CURRENT_TEST", "play").split("::")[-1].split()[0]
+    name = f"{len(list(log.iterdir())):03d}-{test}.log"
+    (log / name).write_text(f"{playbook} {' '.join(arguments)}\n{output}")
     return Played(done.returncode, output, recap)
 
 

@@ -1,4 +1,4 @@
-"""Every pair of hosts, every declared port and a sample of others: what the flow matrix allows connects, nothing else."""
+"""Every pair of hosts, every declared port and a sample of others: what the matrix allows connects, no more."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_every_allowed_flow_connects_and_no_other(measured: dict[tuple[str, str,
     ]
     assert not wrong, "\n".join(wrong)
     assert sum(expected.values()) >= 10
-    print(
-        f"{len(measured)} connections tried, {sum(measured.values())} allowed, {len(measured) - sum(measured.values())} refused"
-    )
+    print(f"{len(measured)} connections tried, {sum(measured.values())} were made, as many as are declared")
 
 
 def test_the_matrix_here_is_the_one_of_the_role() -> None:

@@ -1,4 +1,4 @@
-"""A release that is broken is refused or switched back by itself; what served before goes on serving, and it is said why."""
+"""A broken release is refused or switched back by itself; what served goes on serving, and it is said why."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def _nothing_changes(hosts: dict[str, SiteHost]) -> Iterator[None]:
     yield
     for host in hosts.values():
         touched = host.sh(
-            f"find $(ls -d {WATCHED} 2>/dev/null) -newer /run/before -not -path '*/__pycache__*' -not -path '/root/.ansible*' "
-            "-not -type d -print"
+            f"find $(ls -d {WATCHED} 2>/dev/null) -newer /run/before -not -path '*/__pycache__*' "
+            "-not -path '/root/.ansible*' -not -type d -print"
         )
         assert not touched, f"{host.name}: {touched}"
 
