@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as Ansible writes it: tags such as ``!vault`` are kept as text."""
 
 
-_Loader.add_multi_constructor("!", lambda loader, suffix, node: f"!{suffix}")
+_Loader.add_multi_constructor("!", lambda _loader, suffix, _node: f"!{suffix}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        return yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        return yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as error:
         raise Failure(f"{path} is not valid YAML: {error}") from error
 

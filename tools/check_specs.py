@@ -2,14 +2,13 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compares what the roles promise (meta/argument_specs.yml) with what they do (defaults, tasks, calls of other roles)."""
+"""Compares what the roles promise (meta/argument_specs.yml) with what they do (defaults, tasks, calls)."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from _console import ROOT, Failure, say
@@ -41,7 +40,7 @@ def check_role(role: Role, shared: Mapping[str, Any]) -> list[str]:
                 problems.append(f"entry point {entry} has no {key}")
         for name, option in (spec.get("options") or {}).items():
             problems.extend(f"{entry}: {problem}" for problem in check_option(name, option))
-            problems.extend(check_default(role, entry, name, option, {**shared, **defaults}))
+            problems.extend(check_default(entry, name, option, {**shared, **defaults}))
             options[name] = option
     problems.extend(f"{name} is in defaults/main.yml but in no spec" for name in defaults if name not in options)
     for name in defaults:
@@ -69,9 +68,7 @@ def check_option(name: str, option: Mapping[str, Any]) -> Iterator[str]:
         yield from check_option(f"{name}.{key}", inner)
 
 
-def check_default(
-    role: Role, entry: str, name: str, option: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> Iterator[str]:
+def check_default(entry: str, name: str, option: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     """Compare the default of a spec with defaults/main.yml. `undef()` stands for a variable that must be set."""
     if name not in defaults:
         if "default" in option:
@@ -114,7 +111,9 @@ def calls(content: object) -> Iterator[tuple[str, str]]:
 def check_calls(roles: Mapping[str, Role]) -> list[str]:
     """List the calls of entry points that the called role does not promise."""
     problems = []
-    for path in sorted([*ROLES.glob("*/tasks/**/*.yml"), *ROLES.glob("*/handlers/*.yml"), *ROOT.glob("playbooks/*.yml")]):
+    for path in sorted(
+        [*ROLES.glob("*/tasks/**/*.yml"), *ROLES.glob("*/handlers/*.yml"), *ROOT.glob("playbooks/*.yml")]
+    ):
         for name, entry in calls(read_yaml(path)):
             role = roles.get(name.removeprefix(COLLECTION))
             if "{{" in name + entry or not name.startswith(COLLECTION):

@@ -18,7 +18,17 @@ from _roles import Role, all_roles
 
 BEGIN = "<!-- argument specs: written by `make docs`, do not edit -->"
 END = "<!-- end of argument specs -->"
-MARKUP = {"B": "**{}**", "I": "*{}*", "C": "`{}`", "V": "`{}`", "O": "`{}`", "M": "`{}`", "E": "`{}`", "P": "`{}`", "U": "<{}>"}
+MARKUP = {
+    "B": "**{}**",
+    "I": "*{}*",
+    "C": "`{}`",
+    "V": "`{}`",
+    "O": "`{}`",
+    "M": "`{}`",
+    "E": "`{}`",
+    "P": "`{}`",
+    "U": "<{}>",
+}
 
 
 def text(description: str | Sequence[str] | None) -> str:

@@ -44,7 +44,7 @@ class OnlyArtifactsFetchesRule(AnsibleLintRule):
         "include_role: {name: ai102.inference.artifacts, tasks_from: packages | environment | file}."
     )
     severity = "HIGH"
-    tags = ("house",)
+    tags = ["house"]  # noqa: RUF012 - as the base class declares it
     version_changed = "0.1.0"
 
     def matchtask(self, task: Task, file: Lintable | None = None) -> bool | str:

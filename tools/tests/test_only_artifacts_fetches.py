@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansiblelint.app import get_app
+from ansible.plugins.loader import init_plugin_loader
+from ansiblelint.app import App
 from ansiblelint.config import Options
 from ansiblelint.file_utils import Lintable
 from ansiblelint.rules import RulesCollection
 from ansiblelint.runner import Runner
 from only_artifacts_fetches import OnlyArtifactsFetchesRule
+
+OPTIONS = Options(offline=True)
+APP = App(options=OPTIONS)
 
 FETCHES = {
     "get_url": "ansible.builtin.get_url: {url: '{{ x }}', dest: /tmp/x, mode: '0644'}",
@@ -29,13 +33,19 @@ HARMLESS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _loader() -> None:
+    """Let Ansible find collections, as its programs do when they start."""
+    init_plugin_loader()
+
+
 def _lint(directory: Path, role: str, part: str, content: str) -> list[str]:
     path = directory / "roles" / role / part
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    rules = RulesCollection(app=get_app(cached=True), options=Options(offline=True))
+    rules = RulesCollection(app=APP, options=OPTIONS)
     rules.register(OnlyArtifactsFetchesRule())
-    found = Runner(Lintable(path, kind="tasks" if part.startswith("tasks") else "text"), rules=rules).run()
+    found = Runner(Lintable(path), rules=rules).run()
     return [match.rule.id for match in found if match.rule.id == OnlyArtifactsFetchesRule.id]
 
 
@@ -59,5 +69,7 @@ def test_what_stays_inside_is_left_alone(tmp_path: Path, task: str) -> None:
 
 def test_templates_are_read_too(tmp_path: Path) -> None:
     """An address that a template would write into a configuration is found."""
-    found = _lint(tmp_path, "gateway", "templates/x.conf.j2", "{# https://a.vendor.net #}\nserver http://a.vendor.net;\n")
+    found = _lint(
+        tmp_path, "gateway", "templates/x.conf.j2", "{# https://a.vendor.net #}\nserver http://a.vendor.net;\n"
+    )
     assert found == ["only-artifacts-fetches"]

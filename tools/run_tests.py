@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# Copyright: (c) 2026, AI-102 inference maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything CI runs, on a machine where nothing was installed by hand.
+
+Two steps run at once, except the scenario of the whole site, which measures and has the machine for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import docker_ready
+import environment
+from _console import ROOT, Failure, say, succeeds
+
+VENV = ROOT / ".venv"
+TOOLS = ROOT / "tools"
+SECOND_COLUMN = "3.13"  # with the newest ansible-core of the lock; .venv has the oldest
+SITE = "site"
+
+
+def find_python(version: str) -> Path | None:
+    """Find an interpreter of a version that works, in the path or where pyenv keeps them."""
+    candidates = [shutil.which(f"python{version}")]
+    candidates += [str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"))]
+    for candidate in candidates:
+        if candidate and succeeds([candidate, "-c", "import ensurepip, venv"]):
+            return Path(candidate)
+    return None
+
+
+def main() -> None:
+    """Make the environment, go on in it, and run the steps."""
+    if Path(sys.prefix) != VENV:
+        say("virtual environment of the control node")
+        environment.ensure(VENV)
+        os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
+    say("Docker")
+    docker_ready.ensure()
+    # These need the environment.
+    import lint
+    import run_molecule
+    import unit
+    from _steps import Runner, Step
+
+    python = sys.executable
+    quick = [
+        Step("images of the test hosts", [[python, TOOLS / "test_host" / "image.py"]]),
+        Step("sanity on the built collection", [[python, TOOLS / "sanity.py"]]),
+        *lint.steps(),
+        *unit.steps(),
+    ]
+    if second := find_python(SECOND_COLUMN):
+        directory = ROOT / ".cache" / f"venv-{SECOND_COLUMN}"
+        commands = [[second, TOOLS / "environment.py", directory], [directory / "bin" / "python", TOOLS / "unit.py"]]
+        quick.insert(2, Step(f"units on Python {SECOND_COLUMN}", commands))
+    else:
+        say(f"there is no Python {SECOND_COLUMN} here: the newer ansible-core is left to the machines that have it")
+    scenarios = {
+        name: Step(f"scenario {name}", [[python, TOOLS / "run_molecule.py", name]])
+        for name in run_molecule.all_scenarios()
+    }
+    site = [scenarios.pop(SITE)] if SITE in scenarios else []
+    runner = Runner(len(quick) + len(scenarios) + len(site))
+    runner.run(quick)
+    if runner.passed(quick[0]):
+        runner.run(list(scenarios.values()))
+        runner.run(site, workers=1)
+    else:
+        say("without the images of the test hosts no scenario can run")
+    if not runner.summary():
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
