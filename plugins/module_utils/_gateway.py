@@ -203,12 +203,13 @@ class Nginx:
     def reload(self, timeout: float) -> None:
         """Has the configuration read again, and waits until new workers have taken over.
 
-        Raises :class:`GatewayError` when Nginx refuses the configuration or does not take it within ``timeout`` seconds.
+        Raises :class:`GatewayError` when Nginx refuses it, or does not take it within ``timeout`` seconds.
         """
         master = self.master()
         if master is None:
             raise GatewayError(f"{self.unit} does not run, so it cannot be reloaded")
         before = {w.pid for w in self.workers(master)}
+        written = self._written()
         status, said = self.run(["systemctl", "reload", self.unit])
         if status != 0:
             raise GatewayError(f"{self.unit} could not be reloaded: {said.strip()} {self.last_words()}".strip())
@@ -219,12 +220,35 @@ class Nginx:
             stale = [w for w in workers if w.pid in before and not w.retiring]
             if fresh and not stale:
                 return
+            if refused := self._refusal(written):
+                raise GatewayError(f"{self.unit} refused the configuration, and goes on with the one before: {refused}")
             if time.monotonic() > deadline:
                 raise GatewayError(
                     f"{self.unit} was told to reload, but {timeout:g} s later the old workers still serve. "
                     f"{self.last_words()}"
                 )
             time.sleep(POLL_SECONDS)
+
+    def _written(self) -> int:
+        """Bytes in the error log so far."""
+        try:
+            return self.error_log.stat().st_size
+        except OSError:
+            return 0
+
+    def _refusal(self, since: int) -> str:
+        """Why Nginx has given up a configuration, from what it wrote to its error log since; empty when it has not."""
+        try:
+            with self.error_log.open("rb") as log:
+                log.seek(since if since <= self._written() else 0)
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        grave = [line for line in lines if "[emerg]" in line]
+        # A port that is taken is tried for again, until it "still could not bind".
+        if all("bind() to" in line for line in grave) and not any("still could not bind" in line for line in grave):
+            return ""
+        return " | ".join(dict.fromkeys(line.partition("[emerg] ")[2] for line in grave))
 
     def last_words(self) -> str:
         """The last errors of Nginx, for a message."""
@@ -233,17 +257,18 @@ class Nginx:
         except OSError:
             lines = []
         grave = [line for line in lines if "[emerg]" in line or "[alert]" in line][-2:]
-        _status, journal = self.run(["journalctl", "--unit", self.unit, "--lines", "3", "--output", "cat", "--no-pager"])
+        _status, journal = self.run(
+            ["journalctl", "--unit", self.unit, "--lines", "3", "--output", "cat", "--no-pager"]
+        )
         return " | ".join([*grave, *(line for line in journal.splitlines() if line.strip())])
 
     def connections(self, addresses: Sequence[str], port: int) -> int:
-        """How many connections Nginx has to any of the addresses at the port."""
+        """How many connections the workers of Nginx have to any of the addresses at the port."""
         master = self.master()
         if master is None:
             return 0
-        owned: set[int] = set()
-        for process in [master, *self.workers(master)]:
-            owned |= self._sockets(process.pid)
+        # By user, not by open files: those of the workers may not be visible, in a container for example.
+        users = {user for worker in self.workers(master) for user in self._users(worker.pid)}
         wanted = {(_packed(address), port) for address in addresses}
         count = 0
         for table in ("tcp", "tcp6"):
@@ -254,23 +279,17 @@ class Nginx:
                 continue
             for line in lines:
                 fields = line.split()
-                if fields[3] in _IN_USE and _remote(fields[2]) in wanted and int(fields[9]) in owned:
+                if fields[3] in _IN_USE and _remote(fields[2]) in wanted and fields[7] in users:
                     count += 1
         return count
 
-    def _sockets(self, pid: int) -> set[int]:
-        found = set()
+    def _users(self, pid: int) -> list[str]:
+        """Numbers of the users that a process acts as, as the kernel's tables write them."""
         try:
-            for entry in (self.proc / str(pid) / "fd").iterdir():
-                try:
-                    target = os.readlink(entry)
-                except OSError:
-                    continue
-                if target.startswith("socket:["):
-                    found.add(int(target[8:-1]))
+            status = (self.proc / str(pid) / "status").read_text()
         except OSError:
-            pass  # the process has ended meanwhile
-        return found
+            return []  # it has ended meanwhile
+        return next((line.split()[1:] for line in status.splitlines() if line.startswith("Uid:")), [])
 
 
 _IN_USE = frozenset({"01", "02"})
@@ -446,7 +465,7 @@ def wait_healthy(url: str, timeout: float) -> None:
     """Waits until the URL answers 200. Raises :class:`GatewayError` after ``timeout`` seconds.
 
     The certificate is not verified: this asks the own host whether it answers at all, and with a certificate of a
-    public authority it could not be verified with what is on the host. Clients' view is what the playbook ``verify`` asks.
+    public authority it could not be verified with what is on the host. The playbook ``verify`` asks as a client.
     """
     match = re.fullmatch(r"https://(\[[^\]]+\]|[^/:]+):(\d+)(/.*)", url)
     if not match:

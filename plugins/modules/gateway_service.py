@@ -225,7 +225,9 @@ def main() -> None:
     except GatewayError as e:
         module.fail_json(msg=str(e), release=release, action="none", linked=[])
     except OSError as e:
-        module.fail_json(msg=f"{e.filename or store.path}: {e.strerror or e}", release=release, action="none", linked=[])
+        module.fail_json(
+            msg=f"{e.filename or store.path}: {e.strerror or e}", release=release, action="none", linked=[]
+        )
     module.exit_json(release=release, **result)
 
 

@@ -36,7 +36,7 @@ options:
     type: bool
     default: true
   timeout:
-    description: Seconds to wait for the requests in flight. When some are left the task fails, and the host stays drained.
+    description: Seconds to wait for the requests in flight. When some are left the task fails; the host stays drained.
     type: float
     default: 60.0
   reload_timeout:
@@ -213,7 +213,9 @@ class Change:
         if not self.result["known"]:
             # It gets no requests from here, so there is nothing to drain: a host that is about to be added.
             there = ", ".join(u.name for u in upstreams)
-            self.module.warn(f"the gateway sends no requests to '{name}', so there is nothing to drain (there: {there})")
+            self.module.warn(
+                f"the gateway sends no requests to '{name}', so there is nothing to drain (there: {there})"
+            )
             return self.drained
         if (
             name not in self.drained
@@ -300,7 +302,13 @@ def main() -> None:
     if store.current() is None:
         known = {"known": False} if params["name"] else {}
         module.exit_json(
-            changed=False, present=False, reloaded=False, drained=read_drained(store.path), upstreams=[], **known, **facts
+            changed=False,
+            present=False,
+            reloaded=False,
+            drained=read_drained(store.path),
+            upstreams=[],
+            **known,
+            **facts,
         )
     try:
         if params["state"] == "listed" or module.check_mode:

@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes certificates laid out as the role `pki` does, so that this scenario needs no other role.
 
-    certificates.py DIRECTORY NAME=SAN,SAN…      one server certificate for each NAME; a client certificate for all
+certificates.py DIRECTORY NAME=SAN,SAN…      one server certificate for each NAME; a client certificate for all
 """
 
 from __future__ import annotations

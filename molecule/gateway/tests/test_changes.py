@@ -1,4 +1,4 @@
-"""What happens to requests while a gateway is changed: methods of balancing, drains, configurations that are refused."""
+"""What happens to requests while a gateway is changed: balancing, drains, configurations that are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from conftest import BACKENDS, INFER, STATE, Gateway, ansible, misguide
+from client import BACKENDS, INFER, STATE, Gateway, misguide
 from testinfra.host import Host
 
 testinfra_hosts = ["docker://ai102-mol-gateway"]
@@ -28,9 +28,76 @@ def test_round_robin(gateway: Gateway) -> None:
     assert abs(share(gateway)[FIRST] - 100) <= 4
 
 
-def test_weighted(gateway: Gateway, apply: Callable[..., str]) -> None:
-    """One to three, as the hosts' weights say."""
+def test_drain_and_return_under_load(
+    gateway: Gateway, upstream: Callable[..., dict[str, Any]], backends: dict[str, Host]
+) -> None:
+    """A drained host is free of requests when the module returns: killing it then costs nothing."""
+    load = gateway.load(duration=9)
+    time.sleep(0.5)
+    drained = upstream(FIRST, "drained")
+    assert drained["changed"]
+    assert drained["reloaded"]
+    assert drained["drained"] == [FIRST]
+    backends[FIRST].run_expect([0], "systemctl kill --signal=KILL stand-in; systemctl stop stand-in")
+    assert not upstream(FIRST, "drained")["changed"]
+    backends[FIRST].run_expect([0], "systemctl start stand-in")
+    assert upstream(FIRST, "active")["changed"]
+    figures = load.result()
+    assert figures["requests"] > 100
+    assert figures["failures"] == {}
+    assert min(figures["upstreams"].values()) > 10
+
+
+def test_drain_waits_for_requests_in_flight(
+    gateway: Gateway, upstream: Callable[..., dict[str, Any]], backends: dict[str, Host]
+) -> None:
+    """A slow request ends well although its host is drained meanwhile; with too little time the module says so."""
+    misguide(backends[FIRST], delay=10)
+    misguide(backends[SECOND], delay=10)
+    load = gateway.load("--requests", "1", duration=5, concurrency=4)
+    time.sleep(1)
+    failed = upstream(FIRST, "drained", fails=True, timeout=0.5)
+    assert "still in use after 0.5 s" in failed["msg"]
+    waited = upstream(FIRST, "drained", timeout=30)
+    assert not waited["changed"]
+    assert waited["waited_s"] > 0.5
+    assert load.result()["failures"] == {}
+
+
+def test_last_active_host_is_not_drained(gateway: Gateway, upstream: Callable[..., dict[str, Any]]) -> None:
+    """Unless forced; then clients see a V2 error."""
+    upstream(FIRST, "drained")
+    refused = upstream(SECOND, "drained", fails=True)
+    assert "last inference host" in refused["msg"]
+    assert gateway.ask().status == 200
+    upstream(SECOND, "drained", force=True)
+    assert gateway.ask().status == 502
+
+
+def test_unknown_host_is_nothing_to_drain(upstream: Callable[..., dict[str, Any]]) -> None:
+    """A host that the gateway does not know yet gets no requests from it."""
+    result = upstream("not-yet-there", "drained")
+    assert (result["changed"], result["known"]) == (False, False)
+
+
+def test_drained_stays_drained(gateway: Gateway, upstream: Callable[..., Any], apply: Callable[..., str]) -> None:
+    """The role keeps it so and has nothing to do; a changed configuration and the way back keep it as well."""
+    upstream(FIRST, "drained")
+    assert "changed=0" in apply()
     apply(gateway_balancing="weighted")
+    assert set(share(gateway, 5)) == {SECOND}
+    apply(gateway_tasks="rollback")
+    assert set(share(gateway, 5)) == {SECOND}
+    upstream(FIRST, "active")
+    assert set(share(gateway, 5)) == set(BACKENDS)
+
+
+def test_weighted_after_an_interrupted_change(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
+    """One to three, as the weights say; although an earlier run ended between the switch and the reload."""
+    host.run_expect([0], "cd /etc/ai102/gateway && ln -sfn $(readlink previous) current")
+    assert abs(share(gateway)[FIRST] - 100) <= 4
+    assert "changed=" in (said := apply(gateway_balancing="weighted"))
+    assert "changed=0" not in said
     assert abs(share(gateway)[FIRST] - 50) <= 4
 
 
@@ -61,109 +128,6 @@ def test_ip_hash(gateway: Gateway, apply: Callable[..., str], host: Host) -> Non
     assert set(answered) == set(BACKENDS)
 
 
-def test_drain_and_return_under_load(
-    gateway: Gateway, upstream: Callable[..., dict[str, Any]], backends: dict[str, Host]
-) -> None:
-    """A drained host is free of requests when the module returns: killing it then costs nothing."""
-    load = gateway.load(duration=9)
-    time.sleep(0.5)
-    drained = upstream(FIRST, "drained")
-    assert drained["changed"]
-    assert drained["reloaded"]
-    assert drained["drained"] == [FIRST]
-    backends[FIRST].run_expect([0], "systemctl kill --signal=KILL stand-in; systemctl stop stand-in")
-    assert not upstream(FIRST, "drained")["changed"]
-    backends[FIRST].run_expect([0], "systemctl start stand-in")
-    assert upstream(FIRST, "active")["changed"]
-    figures = load.result()
-    assert figures["requests"] > 100
-    assert figures["failures"] == {}
-    assert min(figures["upstreams"].values()) > 10
-
-
-def test_drain_waits_for_requests_in_flight(
-    gateway: Gateway, upstream: Callable[..., dict[str, Any]], backends: dict[str, Host]
-) -> None:
-    """A slow request ends well although its host is drained meanwhile; with too little time the module says so."""
-    misguide(backends[FIRST], delay=6)
-    misguide(backends[SECOND], delay=6)
-    load = gateway.load("--requests", "1", duration=15, concurrency=4)
-    time.sleep(1)
-    failed = upstream(FIRST, "drained", fails=True, timeout=0.5)
-    assert "still in use after 0.5 s" in failed["msg"]
-    waited = upstream(FIRST, "drained", timeout=30)
-    assert not waited["changed"]
-    assert waited["waited_s"] > 0.5
-    assert load.result()["failures"] == {}
-
-
-def test_drained_stays_drained(gateway: Gateway, upstream: Callable[..., Any], apply: Callable[..., str]) -> None:
-    """The role keeps it so and has nothing to do; a changed configuration and a way back keep it as well."""
-    upstream(FIRST, "drained")
-    assert "changed=0" in apply()
-    apply(gateway_balancing="weighted")
-    assert set(share(gateway, 5)) == {SECOND}
-    ansible(
-        "ansible", gateway.name, "-m", "ansible.builtin.include_role", "-a", "name=ai102.inference.gateway tasks_from=rollback"
-    )
-    assert set(share(gateway, 5)) == {SECOND}
-    upstream(FIRST, "active")
-    assert set(share(gateway, 5)) == set(BACKENDS)
-
-
-def test_last_active_host_is_not_drained(gateway: Gateway, upstream: Callable[..., dict[str, Any]]) -> None:
-    """Unless forced; then clients see a V2 error."""
-    upstream(FIRST, "drained")
-    refused = upstream(SECOND, "drained", fails=True)
-    assert "last inference host" in refused["msg"]
-    assert gateway.ask().status == 200
-    upstream(SECOND, "drained", force=True)
-    assert gateway.ask().status == 502
-
-
-def test_unknown_host_is_nothing_to_drain(upstream: Callable[..., dict[str, Any]]) -> None:
-    """A host that the gateway does not know yet gets no requests from it."""
-    result = upstream("not-yet-there", "drained")
-    assert (result["changed"], result["known"]) == (False, False)
-
-
-def test_invalid_configuration_is_refused(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
-    """Nginx refuses it before it is put in force; what ran goes on, and the play says why."""
-    current = host.check_output("readlink /etc/ai102/gateway/current")
-    load = gateway.load(duration=6, concurrency=4)
-    said = apply(fails=True, gateway_access_log_max_size="1M", gateway_client_body_timeout=-5)
-    assert "refused the new release" in said
-    assert "client_body_timeout" in said
-    assert "Nothing was switched" in said
-    assert host.check_output("readlink /etc/ai102/gateway/current") == current
-    assert load.result()["failures"] == {}
-
-
-def test_configuration_that_does_not_serve_is_taken_back(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
-    """Valid for `nginx -t`, but the port is somebody else's: the one before is in force again, and served all the time."""
-    current = host.check_output("readlink /etc/ai102/gateway/current")
-    host.run_expect([0], "systemd-run --unit=squatter python3 -m http.server 9444")
-    load = gateway.load(duration=14, concurrency=2)
-    try:
-        said = apply(fails=True, ai102_gateway_status_port=9444)
-    finally:
-        host.run_expect([0], "systemctl stop squatter")
-    assert "in force again and serves" in said
-    assert "9444" in said
-    assert host.check_output("readlink /etc/ai102/gateway/current") == current
-    assert load.result()["failures"] == {}
-    assert "changed=0" in apply()
-
-
-def test_interrupted_change_is_completed(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
-    """A run that ended between the switch and the reload: the next one notices, although no file differs."""
-    apply(gateway_balancing="weighted")
-    host.run_expect([0], "cd /etc/ai102/gateway && ln -sfn $(readlink previous) current")
-    assert "Have Nginx run what is in force] ***" in (said := apply())
-    assert "changed=1" in said
-    assert abs(share(gateway)[FIRST] - 100) <= 4
-
-
 def test_renewed_certificate_is_taken(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
     """Another certificate under the same name is a reload, not more."""
     source = STATE / "pki" / "ai102-mol-gateway-trixie" / "server"
@@ -173,13 +137,45 @@ def test_renewed_certificate_is_taken(gateway: Gateway, apply: Callable[..., str
         text = (source / name).read_text()
         host.run_expect([0], f"cat > /etc/ai102/pki/server/{name} <<'END'\n{text}END")
     try:
-        assert "changed=1" in apply()
-        shown = host.check_output("openssl s_client -connect 127.0.0.1:443 </dev/null 2>/dev/null | openssl x509 -noout -subject")
+        assert "changed=0" not in apply(gateway_balancing="ip_hash")
+        shown = host.check_output(
+            "openssl s_client -connect 127.0.0.1:443 </dev/null 2>/dev/null | openssl x509 -noout -subject"
+        )
         assert "ai102-mol-gateway-trixie" in shown
         assert host.file("/run/nginx.pid").content_string == master
     finally:
         for name in ("fullchain.pem", "key.pem"):
             host.run_expect([0], f"mv /etc/ai102/pki/{name}.before /etc/ai102/pki/server/{name}")
+
+
+def test_invalid_configuration_is_refused(gateway: Gateway, apply: Callable[..., str], host: Host) -> None:
+    """Nginx refuses it before it is put in force; what ran goes on, and the play says why."""
+    current = host.check_output("readlink /etc/ai102/gateway/current")
+    load = gateway.load(duration=4, concurrency=4)
+    said = apply(fails=True, gateway_client_body_timeout=-5)
+    assert "refused the new release" in said
+    assert "client_body_timeout" in said
+    assert "Nothing was switched" in said
+    assert host.check_output("readlink /etc/ai102/gateway/current") == current
+    assert load.result()["failures"] == {}
+
+
+def test_configuration_that_does_not_serve_is_taken_back(
+    gateway: Gateway, apply: Callable[..., str], host: Host
+) -> None:
+    """Valid for `nginx -t`, but the port is taken: the one before is in force again, and served all the time."""
+    current = host.check_output("readlink /etc/ai102/gateway/current")
+    host.run_expect([0], "systemd-run --unit=squatter python3 -m http.server 9444")
+    load = gateway.load(duration=8, concurrency=2)
+    try:
+        said = apply(fails=True, ai102_gateway_status_port=9444)
+    finally:
+        host.run_expect([0], "systemctl stop squatter")
+    assert "in force again and serves" in said
+    assert "9444" in said
+    assert host.check_output("readlink /etc/ai102/gateway/current") == current
+    assert load.result()["failures"] == {}
+    assert gateway.ask().status == 200
 
 
 def test_host_with_the_wrong_name_gets_no_requests(
@@ -205,26 +201,26 @@ def test_host_with_the_wrong_name_gets_no_requests(
 
 def test_limits_of_a_client(gateway: Gateway, apply: Callable[..., str]) -> None:
     """Beyond its rate, and beyond its connections, a client gets 429 as a V2 error, with Retry-After."""
-    apply(gateway_client_requests_per_second=5, gateway_client_burst=10)
-    replies = [gateway.ask("/health") for _ in range(30)]
+    apply(gateway_client_requests_per_second=20, gateway_client_burst=10, gateway_client_connections=2)
+    figures = gateway.load("--requests", "1", "--header", "X-Test-Delay:1", duration=4, concurrency=6).result()
+    assert figures["statuses"] == {"200": 2, "429": 4}
+    replies = [gateway.ask("/v2") for _ in range(40)]
     refused = [r for r in replies if r.status == 429]
     assert refused
     assert "Too many requests" in refused[0].error
     assert refused[0].headers["retry-after"] == "1"
-    apply(gateway_client_connections=2)
-    figures = gateway.load("--header", "X-Test-Delay:0.3", duration=2, concurrency=6).result()
-    assert set(figures["failures"]) == {"HTTP 429"}
 
 
 def test_teardown(gateway: Gateway, host: Host, apply: Callable[..., str]) -> None:
-    """Nothing of ours is left, twice; and the role builds it again."""
-    for _ in range(2):
-        ansible(
-            "ansible", gateway.name, "-m", "ansible.builtin.include_role", "-a", "name=ai102.inference.gateway tasks_from=teardown"
-        )
-        assert not host.file("/etc/ai102/gateway").exists
-        assert not host.file("/etc/systemd/system/nginx.service.d/ai102.conf").exists
-        assert not host.file("/etc/logrotate.d/ai102-gateway").exists
+    """Nothing of ours is left, and removing nothing changes nothing; the role builds it again."""
+    for changed in (True, False):
+        assert ("changed=0" not in apply(gateway_tasks="teardown")) is changed
+        for path in (
+            "/etc/ai102/gateway",
+            "/etc/systemd/system/nginx.service.d/ai102.conf",
+            "/etc/logrotate.d/ai102-gateway",
+        ):
+            assert not host.file(path).exists
         assert not host.service("nginx").is_running
     apply()
     assert gateway.ask().status == 200
