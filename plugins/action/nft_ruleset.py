@@ -51,8 +51,8 @@ class ActionModule(ActionBase):
                 + (
                     "The host has brought the former rules back by itself, and is reached again. Nothing was kept."
                     if back
-                    else f"The host brings the former rules back by itself {seconds:.0f} s after they were loaded, but it "
-                    "could not be reached afterwards to see it."
+                    else f"The host brings the former rules back by itself {seconds:.0f} s after it loaded these, but "
+                    "it could not be reached afterwards to see that."
                 )
             ),
         )

@@ -790,8 +790,8 @@ def authority_reasons(
         key = load_key(key_pem, key_path, passphrase)
     except CertificateError as error:
         raise CertificateError(
-            f"{error}: it cannot be opened with the ai102_secrets_passphrase of this run. Give the one it was made with, "
-            "or move the directory away to begin with new authorities (every certificate will then be issued anew)"
+            f"{error}: it cannot be opened with the ai102_secrets_passphrase of this run. Give the one it was made "
+            "with, or move the directory away to begin with new authorities (every certificate is issued anew then)"
         ) from error
     if certificate_pem is None:
         return ["the certificate is missing"]

@@ -18,12 +18,12 @@ description:
   - Before anything is changed, rules that would not let in the SSH connection that the module itself came by are
     refused, and C(nft) checks the file.
   - Over SSH, the new rules are only tried out at first. A timer on the host brings the former ones back, unless the
-    module comes in again by a new connection in time. Only then they are written to disk, for the next start of the host. So a
-    mistake that no check foresees, or a control node that goes away half-way, does not lock anybody out.
+    module comes in again by a new connection in time. Only then they are written to disk, for the next start of the
+    host. So a mistake that no check foresees, or a control node that goes away half-way, does not lock anybody out.
   - The table as it is loaded is compared on every run, so that rules which somebody flushed or edited are found and
     undone.
-  - Inbound packets are dropped unless a rule lets them in; those that Docker sends on to a published port of the host are
-    subject to the same rules. What is forwarded besides is left to whoever forwards it.
+  - Inbound packets are dropped unless a rule lets them in; those that Docker sends on to a published port of the host
+    are subject to the same rules. What is forwarded besides is left to whoever forwards it.
 attributes:
   check_mode:
     description: Checks and shows everything and changes nothing. Works on a host where nftables is not installed yet.
