@@ -385,10 +385,14 @@ class ServerProcess:
         return [json.loads(line) for line in self.log.splitlines()]
 
     @property
-    def worker(self) -> int:
-        """Process id of the process that answers."""
+    def workers(self) -> list[int]:
+        """Process ids of the processes that answer."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(path.read_text().split()[0])
+        return [int(pid) for pid in path.read_text().split()]
+
+    @property
+    def worker(self) -> int:
+        return self.workers[0]
 
     # Requests ----------------------------------------------------------------------------------------------------
     def connection(self, context: ssl.SSLContext | None = None) -> http.client.HTTPConnection:

@@ -177,6 +177,10 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._ssp = None
         self._listener.setblocking(False)
         is_uds = self._listener.family == socket.AF_UNIX
+        if not is_uds:
+            # Connections inherit it. Without it an answer of more than one packet waits for the peer's delayed
+            # acknowledgement: 40 ms for 2 ms of work.
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._shd = SocketHolder(self._listener.fileno(), is_uds, self.backlog)
         self._sfd = self._listener.fileno()
         self._sso = self._listener
