@@ -1,54 +1,10 @@
-"""Fixtures of the site's tests."""
+"""The fixtures of a whole site."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
+sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))  # pytest's import mode `importlib` does not
 
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's import mode `importlib` does not
-
-from rolled_out import PROJECT, STATE, Load, Play, SiteHost, play_site, read_hosts
-
-
-@pytest.fixture(scope="session")
-def hosts() -> dict[str, SiteHost]:
-    return read_hosts()
-
-
-@pytest.fixture(scope="session")
-def play() -> Play:
-    return play_site
-
-
-@pytest.fixture
-def verdict() -> Any:
-    """Reads the verdict of a kind that the last run left."""
-
-    def read(kind: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((STATE / f"reports/{kind}.json").read_text())
-        return found
-
-    return read
-
-
-@pytest.fixture
-def load(hosts: dict[str, SiteHost], tmp_path: Path) -> Iterator[Callable[[int], Load]]:
-    golden = json.loads((PROJECT / "roles/model_store/files/golden/file-type.json").read_text())
-    body = tmp_path / "request.json"
-    body.write_text(json.dumps(golden["requests"][0]["request"]))
-    started: list[Load] = []
-
-    def start(seconds: int) -> Load:
-        started.append(Load(hosts["gateway1"].address, body, seconds))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait(timeout=10)
+from site_fixtures import *  # noqa: F403  # pytest finds fixtures by their names here

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 
 import yaml
 
-PROJECT = Path(__file__).resolve().parents[3]
-SCENARIO = PROJECT / "molecule/site"
-STATE = PROJECT / ".cache/molecule/site"
+PROJECT = Path(__file__).resolve().parents[2]
+NAME = os.environ["MOLECULE_SCENARIO_NAME"]
+SCENARIO = PROJECT / "molecule" / NAME
+STATE = PROJECT / ".cache/molecule" / NAME
+INVENTORY = yaml.safe_load((SCENARIO / "hosts.yml").read_text())["all"]
 CA_BUNDLE = STATE / "secrets/pki/ca-bundle.pem"
 UNIT = "ai102-inference-server.service"
 
@@ -75,7 +77,8 @@ class Play(Protocol):
 
 def read_hosts() -> dict[str, SiteHost]:
     """The hosts of the scenario by name."""
-    tree = yaml.safe_load((SCENARIO / "hosts.yml").read_text())["all"]["children"]
+    tree = INVENTORY["children"]
+    container = INVENTORY["vars"].get("test_host_container", "{{ inventory_hostname }}")
     addresses: dict[str, str] = {}
     tiers: dict[str, set[str]] = {}
     for tier, group in tree.items():
@@ -84,7 +87,7 @@ def read_hosts() -> dict[str, SiteHost]:
             if variables:
                 addresses[name] = variables["test_host_address"]
     return {
-        name: SiteHost(name, addresses[name], f"ai102-site-{name}", frozenset(found)) for name, found in tiers.items()
+        name: SiteHost(name, addresses[name], container.replace("{{ inventory_hostname }}", name), frozenset(found)) for name, found in tiers.items()
     }
 
 
@@ -95,7 +98,7 @@ def play_site(*arguments: str, playbook: str = "site.yml") -> Played:
         ANSIBLE_CONFIG=str(PROJECT / "ansible.cfg"),
         ANSIBLE_NOCOLOR="1",
         MOLECULE_PROJECT_DIRECTORY=str(PROJECT),
-        MOLECULE_SCENARIO_NAME="site",
+        MOLECULE_SCENARIO_NAME=NAME,
     )
     done = subprocess.run(
         [
@@ -136,7 +139,7 @@ class Load:
                 f"https://{address}/v2/models/file-type/infer",
                 f"--body={body}",
                 f"--ca={CA_BUNDLE}",
-                "--server-name=inference.site.test",
+                f"--server-name={INVENTORY['vars']['ai102_service_name']}",
                 f"--duration={seconds}",
                 "--concurrency=4",
                 "--pause=0.05",
