@@ -54,11 +54,11 @@ class NamedConnection(http.client.HTTPSConnection):
 
     def __init__(self, server_name: str, context: ssl.SSLContext, **kwargs: Any) -> None:
         super().__init__(context=context, **kwargs)
-        self._server_name, self._tls = server_name, context
+        self._server_name, self._tls, self._source = server_name, context, kwargs["source_address"]
 
     def connect(self) -> None:
         """Connect, and verify the name."""
-        raw = socket.create_connection((self.host, self.port), self.timeout, self.source_address)
+        raw = socket.create_connection((self.host, self.port), self.timeout, self._source)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = self._tls.wrap_socket(raw, server_hostname=self._server_name)
 
@@ -93,7 +93,7 @@ class Client:
         self.tally.connections += 1
         if self.context is None:
             return http.client.HTTPConnection(**common)
-        return NamedConnection(self.options.server_name or self.url.hostname, self.context, **common)
+        return NamedConnection(self.options.server_name or str(self.url.hostname), self.context, **common)
 
     def _close(self) -> None:
         if self.connection is not None:

@@ -246,7 +246,7 @@ class Nginx:
             return ""
         grave = [line for line in lines if "[emerg]" in line]
         # A port that is taken is tried for again, until it "still could not bind".
-        if all("bind() to" in line for line in grave) and not any("still could not bind" in line for line in grave):
+        if all("bind() to" in line for line in grave):
             return ""
         return " | ".join(dict.fromkeys(line.partition("[emerg] ")[2] for line in grave))
 

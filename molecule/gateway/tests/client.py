@@ -56,7 +56,7 @@ class Gateway:
         if " 100 " in head.splitlines()[0]:  # the permission to send a large body
             head, _empty, text = text.partition("\n\n")
         lines = head.splitlines()
-        headers = dict(line.lower().split(": ", 1) if ": " in line else (line, "") for line in lines[1:])
+        headers = {name.lower(): value.lower() for name, _colon, value in (line.partition(": ") for line in lines[1:])}
         return Reply(int(lines[0].split()[1]), headers, text)
 
     def curl(self, path: str, *arguments: str, port: int = 443) -> subprocess.CompletedProcess[str]:

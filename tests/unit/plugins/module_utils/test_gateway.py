@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,7 +105,7 @@ class FakeHost:
     def __init__(self, path: Path) -> None:
         self.proc = path / "proc"
         self.commands: list[Sequence[str]] = []
-        self.on_reload = lambda: None
+        self.on_reload: Callable[[], None] = lambda: None
         self.status = 0
         self.log = path / "error.log"
         self.nginx = g.Nginx(self.run, pid_file=path / "nginx.pid", proc=self.proc, error_log=self.log)
@@ -166,7 +166,7 @@ def test_reload_is_complete_when_new_workers_serve(fake: FakeHost) -> None:
         for pid in (11, 12):
             fake.process(pid, "nginx: worker process is shutting down", parent=10)
 
-    fake.on_reload = lambda: threading.Thread(target=later).start()
+    fake.on_reload = threading.Thread(target=later).start
     started = time.monotonic()
     fake.nginx.reload(5)
     assert time.monotonic() - started >= 0.3
@@ -205,7 +205,7 @@ def test_a_port_that_is_tried_again_is_no_refusal_yet(fake: FakeHost) -> None:
         for pid in (11, 12):
             fake.process(pid, "nginx: worker process is shutting down", parent=10)
 
-    fake.on_reload = lambda: threading.Thread(target=hesitate).start()
+    fake.on_reload = threading.Thread(target=hesitate).start
     fake.nginx.reload(5)
 
 
@@ -306,6 +306,10 @@ def test_a_master_of_a_later_boot_needs_nothing(gateway: g.Gateway, fake: FakeHo
     fake.process(10, title, start=ticks + 500)  # after everything was written
     assert action(gateway) == ""
     fake.process(10, title, start=max(ticks - 1000, 0))  # before
+    assert action(gateway) == "restart"
+    fake.process(
+        10, "nginx: master process /usr/sbin/nginx", start=ticks + 500
+    )  # with the distribution's configuration
     assert action(gateway) == "restart"
 
 
