@@ -39,7 +39,7 @@ SOURCE_DATE_EPOCH = 1577836800
 _CHUNK = 1 << 20
 _WHEEL_LINE = re.compile(r"# (?P<filename>\S+\.whl) (?P<size>\d+)\Z")
 _PIN_LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})\Z")
-_NOT_SOURCE = {"__pycache__", "tests", "dist", "build", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".git"}
+_SOURCE = ("pyproject.toml", "README*", "LICENSE*", "hatch_build.py", "src/**/*")
 
 
 class ArtifactError(Exception):
@@ -103,13 +103,17 @@ def rewrite_url(url: str, rewrites: t.Mapping[str, str]) -> str:
 
 
 def source_files(project: Path) -> list[Path]:
-    """List the files of a Python project that its wheel is made of, sorted, relative to it."""
+    """List the files of a Python project that its wheel is made of, sorted, relative to it.
+
+    Tests, caches and whatever else lies beside the sources do not count, so they do not make another wheel.
+    """
+    found = {path for pattern in _SOURCE for path in project.glob(pattern)}
     return sorted(
         path.relative_to(project)
-        for path in project.rglob("*")
+        for path in found
         if path.is_file()
         and path.suffix != ".pyc"
-        and not any(part in _NOT_SOURCE or part.endswith(".egg-info") for part in path.relative_to(project).parts)
+        and not any(part == "__pycache__" or part.endswith(".egg-info") for part in path.relative_to(project).parts)
     )
 
 

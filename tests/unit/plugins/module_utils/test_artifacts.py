@@ -233,6 +233,7 @@ def test_only_sources_count_in_a_projects_digest(project: Path) -> None:
     before = source_digest(project)
     (project / "tests").mkdir()
     (project / "tests/test_x.py").write_text("")
+    (project / ".coverage").write_text("")
     (project / "src/demo/__pycache__").mkdir()
     (project / "src/demo/__pycache__/x.pyc").write_bytes(b"x")
     assert source_digest(project) == before
