@@ -72,7 +72,8 @@ class Played:
 class Play(Protocol):
     """Runs a playbook on the site."""
 
-    def __call__(self, *arguments: str, playbook: str = "site.yml") -> Played: ...
+    def __call__(self, *arguments: str, playbook: str = "site.yml") -> Played:
+        """Run it with these arguments beside the inventory, and give what it did."""
 
 
 def read_hosts() -> dict[str, SiteHost]:
@@ -87,7 +88,8 @@ def read_hosts() -> dict[str, SiteHost]:
             if variables:
                 addresses[name] = variables["test_host_address"]
     return {
-        name: SiteHost(name, addresses[name], container.replace("{{ inventory_hostname }}", name), frozenset(found)) for name, found in tiers.items()
+        name: SiteHost(name, addresses[name], container.replace("{{ inventory_hostname }}", name), frozenset(found))
+        for name, found in tiers.items()
     }
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from rolled_out import PROJECT, STATE, Load, Play, SiteHost, play_site, read_hosts
 
 
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, SiteHost]:
+    """Return the hosts of the scenario by name."""
     return read_hosts()
 
 
 @pytest.fixture(scope="session")
 def play() -> Play:
+    """Run a playbook on the site."""
     return play_site
 
 
@@ -35,6 +36,7 @@ def verdict() -> Any:
 
 @pytest.fixture
 def load(hosts: dict[str, SiteHost], tmp_path: Path) -> Iterator[Callable[[int], Load]]:
+    """Start a bounded load through the gateway; what still runs after the test is ended."""
     golden = json.loads((PROJECT / "roles/model_store/files/golden/file-type.json").read_text())
     body = tmp_path / "request.json"
     body.write_text(json.dumps(golden["requests"][0]["request"]))

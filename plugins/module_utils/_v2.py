@@ -87,7 +87,7 @@ def compare_tensor(expected: Mapping[str, Any], actual: Mapping[str, Any], toler
     wanted, got = list(flatten(expected.get("data", []))), list(flatten(actual.get("data", [])))
     if len(wanted) != len(got):
         return [f"{name}: {len(got)} elements, expected {len(wanted)}"]
-    wrong = [i for i, (a, b) in enumerate(zip(wanted, got)) if not same_element(a, b, datatype, tolerance)]
+    wrong = [i for i, (a, b) in enumerate(zip(wanted, got, strict=True)) if not same_element(a, b, datatype, tolerance)]
     if not wrong:
         return []
     details = ", ".join(f"[{i}] {_short(got[i])} instead of {_short(wanted[i])}" for i in wrong[:MAX_DETAILS])
