@@ -16,6 +16,12 @@ The parts, each of which can be read alone:
 
 from __future__ import annotations
 
+import os
+
+# ONNX Runtime reports its use to its makers unless it is told not to, and reads this when it is loaded. A server for
+# closed networks tells nobody anything; who wants it sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = ["__version__"]
 
 __version__ = "0.1.0"
