@@ -42,7 +42,7 @@ def _options(**changes: Any) -> dict[str, Any]:
     return {
         "lock_dir": str(role / "files/python"),
         "flavour": "cpu",
-        "project": str(PROJECT / "server"),
+        "project": str(PROJECT / ".cache/molecule/artifacts/server"),
         "modules": ["ai102_server", "onnxruntime"],
         "cache_dir": CACHE,
         **changes,
