@@ -21,7 +21,7 @@ import typing as t
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]  # noqa: UP007  # pylint reads the other as a sum
 Resolver = Callable[[str], Sequence[str]]
 
 PROTOCOLS = ("tcp", "udp", "icmp")

@@ -352,7 +352,7 @@ class InventoryCheck:
 
 def _first_sentence(description: object) -> str:
     text = str(description[0]) if isinstance(description, list) and description else str(description or "")
-    return re.sub(r"\b[CVIBOM]\(([^)]*)\)", r"\1", text.split(". ")[0]).strip().rstrip(".")
+    return re.sub(r"\b[CVIBOM]\(([^)]*)\)", r"\1", text.partition(". ")[0]).strip().rstrip(".")
 
 
 def describe_option(option: t.Mapping[str, t.Any]) -> str:

@@ -26,14 +26,17 @@ delete table inet {table}
 """
 
 # Neighbour discovery and the errors without which IPv6 and path MTU discovery do not work (RFC 4890, 4.4).
-_ICMP_NEEDED = """\
-		icmp type { destination-unreachable, time-exceeded, parameter-problem } accept
-		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept
-		ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-router-advert } accept
-		ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-		ip6 saddr fe80::/10 icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done } accept
-		ip6 saddr fe80::/10 icmpv6 type mld2-listener-report accept
-"""
+_ICMP_NEEDED = "".join(
+    f"\t\t{line}\n"
+    for line in (
+        "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+        "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept",
+        "ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-router-advert } accept",
+        "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+        "ip6 saddr fe80::/10 icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done } accept",
+        "ip6 saddr fe80::/10 icmpv6 type mld2-listener-report accept",
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def parse_golden(items: Any) -> list[Golden]:
             tolerance = float(item.get("tolerance", DEFAULT_TOLERANCE))
         except (TypeError, ValueError) as e:
             raise GoldenError(f"{where}: tolerance {item.get('tolerance')!r} is not a number") from e
-        if not tolerance >= 0:
+        if math.isnan(tolerance) or tolerance < 0:
             raise GoldenError(f"{where}: tolerance {tolerance:g} is negative")
         pairs.append(Golden(request, response, tolerance))
     return pairs

@@ -186,7 +186,8 @@ class Ruleset:
 
     def load(self, text: str, check_only: bool = False) -> None:
         """Loads a file, or only checks it."""
-        assert self.nft is not None
+        if self.nft is None:
+            raise RuntimeError("nft was not looked for")
         descriptor, path = tempfile.mkstemp(prefix="ai102-", suffix=".nft", dir=self.module.tmpdir)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -314,7 +315,8 @@ class Ruleset:
 
     def arm(self) -> None:
         """Starts the timer that brings the present rules back."""
-        assert self.nft is not None
+        if self.nft is None:
+            raise RuntimeError("nft was not looked for")
         if self.timer_runs():  # left by a run that was interrupted: what it tried out was never confirmed
             self.revert()
         os.makedirs(RUN, mode=0o700, exist_ok=True)

@@ -139,8 +139,12 @@ def test_a_failing_download_is_tried_again(tmp_path: Path) -> None:
         return io.BytesIO(b"content")
 
     assert Cache(tmp_path).file("https://vendor/x", _sha256(b"content"), -1, fetch, retries=3).is_file()
+
+    def unreachable(url: str) -> io.BytesIO:
+        raise OSError("boom")
+
     with pytest.raises(ArtifactError, match=r"cannot fetch https://vendor/y: boom"):
-        Cache(tmp_path).file("https://vendor/y", "0" * 64, -1, lambda url: (_ for _ in ()).throw(OSError("boom")))
+        Cache(tmp_path).file("https://vendor/y", "0" * 64, -1, unreachable)
 
 
 def test_a_bundle_is_looked_into_first(tmp_path: Path) -> None:

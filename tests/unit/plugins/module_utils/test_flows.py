@@ -48,9 +48,9 @@ def resolver(name: str) -> list[str]:
     return {"ops.example": ["10.0.0.21", "fd00::21"], "app.example.com": ["192.0.2.7"]}.get(name, [])
 
 
-def matrix(flows: list[Any] = FLOWS, **arguments: Any) -> FlowMatrix:
+def matrix(flows: list[Any] | None = None, **arguments: Any) -> FlowMatrix:
     values: dict[str, Any] = {"control": ["10.9.0.5"], "tiers": TIERS, "resolver": resolver, **arguments}
-    return FlowMatrix(flows, values.pop("hosts", HOSTS), **values)
+    return FlowMatrix(FLOWS if flows is None else flows, values.pop("hosts", HOSTS), **values)
 
 
 def rule(host: str, flow: str, **arguments: Any) -> Rule | None:

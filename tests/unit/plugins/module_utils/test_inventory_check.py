@@ -83,11 +83,12 @@ GROUPS = {"gateways": ["g1", "g2"], "inference_hosts": ["i1", "i2"]}
 
 
 def wrong(
-    groups: Mapping[str, Sequence[str]] = GROUPS,
+    groups: Mapping[str, Sequence[str]] | None = None,
     variables: Mapping[str, Mapping[str, Any]] | None = None,
     known: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
 ) -> list[Check]:
+    groups = GROUPS if groups is None else groups
     inventory = Plain(groups, variables or {})
     required = ["gateways", "inference_hosts"]
     checks = InventoryCheck(

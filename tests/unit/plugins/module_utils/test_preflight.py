@@ -81,9 +81,7 @@ def test_a_good_host_passes_everything() -> None:
     assert statuses(judge()) == {"pass"}
 
 
-@pytest.mark.parametrize(
-    ("cores", "status"), [(16, "pass"), (15, "warn"), (8, "warn"), (7, "fail")], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("cores", "status"), [(16, "pass"), (15, "warn"), (8, "warn"), (7, "fail")], ids=str)
 def test_cpu(cores: int, status: str) -> None:
     check = judge({"cpu_cores": cores})["cpu"]
     assert check.status == status
