@@ -370,3 +370,24 @@ def test_a_replaced_issuer_makes_an_authority_due(tmp_path: Path) -> None:
     assert "key and certificate do not belong together" in lib.authority_reasons(
         ROOT_AUTHORITY, str(tmp_path), "right", 30, NOW
     )
+
+
+def test_a_request_that_was_tampered_with_is_refused() -> None:
+    request = x509.load_pem_x509_csr(lib.create_request(lib.create_key("rsa-3072"), WANTED).encode())
+    content = bytearray(request.public_bytes(serialization.Encoding.DER))
+    content[-1] ^= 1
+    tampered = x509.load_der_x509_csr(bytes(content)).public_bytes(serialization.Encoding.PEM).decode()
+    assert lib.request_errors(tampered, change(key_type="rsa-3072")) == ["the request is not signed by its own key"]
+
+
+def test_a_chain_that_has_ended_is_refused(provided: tuple[str, str]) -> None:
+    certificate, parent = lib.load_certificate(provided[0]), lib.load_certificate(SERVERS.pem)
+    assert lib.chain_errors(certificate, [parent], NOW + 3651 * DAY) == [
+        f"certificate 1 of the chain ended on {NOW + 3650 * DAY:%Y-%m-%d}"
+    ]
+
+
+def test_a_provided_certificate_has_to_be_for_servers() -> None:
+    key = lib.create_key("ecdsa-p256")
+    certificate = SERVERS.sign(lib.create_request(key, change(usages=("client",))))
+    assert lib.provided_errors(certificate, key, [SERVERS.pem], ["gpu1"], NOW) == ["not meant for servers"]
