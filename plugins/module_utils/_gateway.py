@@ -60,14 +60,15 @@ class Upstream:
 
 
 def parse_upstreams(text: str) -> list[Upstream]:
-    """The servers of an ``upstreams.conf``, in its order."""
-    found = []
+    """The hosts of an ``upstreams.conf``, in its order; one that is named again as a reserve counts once."""
+    found: dict[str, Upstream] = {}
     for line in text.splitlines():
         match = _SERVER.match(line)
         if match:
             address = match["address"].strip("[]")
-            found.append(Upstream(match["name"], address, int(match["port"]), match["down"] is not None))
-    return found
+            upstream = Upstream(match["name"], address, int(match["port"]), match["down"] is not None)
+            found.setdefault(upstream.name, upstream)
+    return list(found.values())
 
 
 def mark_down(text: str, drained: Sequence[str]) -> str:
@@ -348,12 +349,14 @@ class Service:
     :param drop_in: the file among them that systemd reads; another content needs a restart.
     :param watch: files outside the release that Nginx reads at its start; another content needs a reload.
     :param health: address to ask whether Nginx answers, empty for none.
+    :param log: the access log, which Nginx would create readable by all.
     """
 
     links: dict[str, str] = field(default_factory=dict)
     drop_in: str = ""
     watch: tuple[str, ...] = ()
     health: str = ""
+    log: str = ""
 
 
 def read_service(release: Path) -> Service:
@@ -365,6 +368,7 @@ def read_service(release: Path) -> Service:
             str(document["drop_in"]),
             tuple(str(w) for w in document["watch"]),
             str(document["health"]),
+            str(document["log"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise GatewayError(f"{release / SERVICE} cannot be used: {type(e).__name__} {e}") from e

@@ -84,6 +84,7 @@ release:
   type: str
 """
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,9 @@ from ansible_collections.ai102.inference.plugins.module_utils._gateway import (
     wait_healthy,
 )
 from ansible_collections.ai102.inference.plugins.module_utils._release import ReleaseStore
+
+_LOG_MODE = 0o640
+_LOG_OWNER = ("www-data", "adm")
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
@@ -137,6 +141,20 @@ def _link(dest: Path, target: Path, check_mode: bool) -> bool:
     return True
 
 
+def _log(path: Path, check_mode: bool) -> bool:
+    """Has the access log belong to the workers' user and hidden from others; returns whether it was not so."""
+    try:
+        there = path.stat()
+        right = there.st_mode & 0o7777 == _LOG_MODE and (path.owner(), path.group()) == _LOG_OWNER
+    except (FileNotFoundError, KeyError):
+        right = False
+    if not right and not check_mode:
+        path.touch(mode=_LOG_MODE)
+        path.chmod(_LOG_MODE)
+        shutil.chown(path, *_LOG_OWNER)
+    return not right
+
+
 def _started(module: AnsibleModule, gateway: Gateway, release: str, service: Service) -> dict[str, Any]:
     nginx, timeout = gateway.nginx, module.params["timeout"]
     targets = {Path(dest): gateway.current / name for dest, name in service.links.items()}
@@ -149,7 +167,8 @@ def _started(module: AnsibleModule, gateway: Gateway, release: str, service: Ser
     if any(targets[Path(dest)].name == service.drop_in for dest in linked) and action == "reload":
         action = "restart"  # the running one never had the drop-in
     enable = unit.get("UnitFileState") != "enabled"
-    result = {"changed": bool(linked or action or enable), "action": action or "none", "linked": linked}
+    log = bool(service.log) and _log(Path(service.log), module.check_mode)
+    result = {"changed": bool(linked or action or enable or log), "action": action or "none", "linked": linked}
     if module.check_mode:
         return result
     if action in {"start", "restart"}:

@@ -72,3 +72,5 @@ def backends() -> Iterator[dict[str, Host]]:
     yield hosts
     for backend in hosts.values():
         backend.run_expect([0], "rm -f /run/stand_in.json; systemctl start stand-in")
+    for backend in hosts.values():
+        backend.run_expect([0], "until ss -Hltn | grep -q :8443; do sleep 0.05; done")

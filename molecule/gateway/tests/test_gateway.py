@@ -191,6 +191,16 @@ def test_killed_host_costs_no_request(gateway: Gateway, backends: dict[str, Host
     assert figures["resent"] == 0
 
 
+def test_hosts_that_all_failed_are_asked_again_at_once(gateway: Gateway, backends: dict[str, Host]) -> None:
+    """Circuit breaking does not outlast the trouble when it has hit every host."""
+    for backend in backends.values():
+        backend.run_expect([0], "systemctl stop stand-in")
+    assert gateway.load("--requests", "10").result()["statuses"] == {"502": 80}
+    backends[BACKENDS[1]].run_expect([0], "systemctl start stand-in")
+    backends[BACKENDS[1]].run_expect([0], "until ss -Hltn | grep -q :8443; do sleep 0.05; done")
+    assert gateway.load("--requests", "10").result()["statuses"] == {"200": 80}
+
+
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_failing_host_costs_no_request_and_is_left_alone(
     gateway: Gateway, backends: dict[str, Host], status: int

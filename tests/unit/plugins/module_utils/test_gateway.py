@@ -23,6 +23,7 @@ upstream inference {
     server 192.0.2.11:8443 weight=1 max_fails=3 fail_timeout=10s; # gpu1
     server [2001:db8::12]:8443 weight=3 max_fails=3 fail_timeout=10s down; # gpu2
     server gpu3.example:8443; # gpu3
+    server 192.0.2.11:8443 backup max_fails=0; # gpu1
     keepalive 64;
 }
 """
@@ -42,7 +43,7 @@ def test_marking_changes_nothing_else() -> None:
     assert [u.down for u in g.parse_upstreams(marked)] == [True, False, True]
     assert g.mark_down(marked, ["gpu2"]) == CONF
     changed = [(a, b) for a, b in zip(CONF.splitlines(), marked.splitlines(), strict=True) if a != b]
-    assert len(changed) == 3
+    assert len(changed) == 4
     assert changed[2] == ("    server gpu3.example:8443; # gpu3", "    server gpu3.example:8443 down; # gpu3")
 
 
@@ -261,7 +262,7 @@ def gateway(fake: FakeHost, tmp_path: Path) -> g.Gateway:
         directory = store / "releases" / release
         directory.mkdir(parents=True)
         (directory / "drop.conf").write_text("[Service]\n")
-        service = {"links": {}, "drop_in": "drop.conf", "watch": [str(tmp_path / "cert.pem")], "health": ""}
+        service = {"links": {}, "drop_in": "drop.conf", "watch": [str(tmp_path / "cert.pem")], "health": "", "log": ""}
         (directory / g.SERVICE).write_text(json.dumps(service))
     (store / "current").symlink_to("releases/one")
     (tmp_path / "cert.pem").write_text("first")
@@ -313,7 +314,7 @@ def test_a_master_of_a_later_boot_needs_nothing(gateway: g.Gateway, fake: FakeHo
     assert action(gateway) == "restart"
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"links": [], "drop_in": "", "watch": [], "health": ""}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"links": [], "drop_in": "", "watch": [], "health": "", "log": ""}'])
 def test_malformed_service_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / g.SERVICE).write_text(text)
     with pytest.raises(g.GatewayError, match=r"service\.json cannot be used"):
