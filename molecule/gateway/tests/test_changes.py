@@ -200,7 +200,7 @@ def test_host_with_the_wrong_name_gets_no_requests(
 
 def test_limits_of_a_client(gateway: Gateway, apply: Callable[..., str]) -> None:
     """Beyond its rate, and beyond its connections, a client gets 429 as a V2 error, with Retry-After."""
-    apply(gateway_client_requests_per_second=20, gateway_client_burst=10, gateway_client_connections=2)
+    apply(gateway_client_requests_per_second=1, gateway_client_burst=8, gateway_client_connections=2)
     figures = gateway.load("--requests", "1", "--header", "X-Test-Delay:1", duration=4, concurrency=6).result()
     assert figures["statuses"] == {"200": 2, "429": 4}
     replies = [gateway.ask("/v2") for _ in range(40)]
