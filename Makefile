@@ -68,4 +68,5 @@ build: venv ## The collection as a file for ansible-galaxy collection install
 	@$(BIN)/ansible-galaxy collection build --force --output-path build
 
 clean: ## Remove caches and environments (not the demo: make demo-down)
+	@docker network rm ai102-mol ai102-site >/dev/null 2>&1 || true
 	@rm -rf .venv .cache .ansible .mypy_cache .pytest_cache .ruff_cache build

@@ -14,7 +14,7 @@ def test_a_new_release_fails_no_request(
     host = hosts["ai102-mol-single-host"]
     before = host.sh("readlink /opt/ai102/inference_server/current")
     source = another_release(tmp_path, "# another release")
-    running = load(300)
+    running = load(600)
     played = play("--extra-vars", f"artifacts_server_source={source}")
     assert running.process.poll() is None, "the load ended before the rollout"
     figures = running.end()

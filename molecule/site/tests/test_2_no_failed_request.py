@@ -54,7 +54,7 @@ def test_a_release_that_rolls_over_all_hosts(
         name: hosts[name].sh("readlink /opt/ai102/inference_server/current") for name in ("inference1", "inference2")
     }
     source = another_release(tmp_path, "# another release")
-    running = load(300)
+    running = load(600)
     played = play("--extra-vars", f"artifacts_server_source={source}")
     assert running.process.poll() is None, "the load ended before the rollout"
     figures = running.end()
@@ -69,7 +69,7 @@ def test_the_way_back(load: Callable[[int], Load], hosts: dict[str, SiteHost], p
     before = {
         name: hosts[name].sh("readlink /opt/ai102/inference_server/current") for name in ("inference1", "inference2")
     }
-    running = load(300)
+    running = load(600)
     played = play(playbook="playbooks/rollback.yml")
     assert running.process.poll() is None, "the load ended before the rollback"
     figures = running.end()
