@@ -199,7 +199,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE")
     parser.add_argument("--expect", type=int, action="append", help="status that is no failure (default 200)")
     parser.add_argument("--no-keepalive", action="store_true", help="a new connection for every request")
-    parser.add_argument("--strict", action="store_true", help="a connection that was closed before an answer is a failure")
+    parser.add_argument(
+        "--strict", action="store_true", help="a connection that was closed before an answer is a failure"
+    )
     parser.add_argument("--upstream-header", default="X-Served-By", help="response header that names who answered")
     options = parser.parse_args(arguments)
     options.expect = options.expect or [200]
