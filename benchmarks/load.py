@@ -115,8 +115,8 @@ class Client:
             try:
                 response = self._send()
             except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected, ssl.SSLEOFError):
-                # An idle connection may be closed at any moment, and Nginx may drop one that is being made while it takes
-                # a new configuration: a client asks once more. Counted as `resent`; --strict calls it a failure.
+                # An idle connection may be closed at any moment, and Nginx may drop one that is made while it takes
+                # another configuration: a client asks once more. Counted as `resent`; --strict calls it a failure.
                 if self.options.strict:
                     raise
                 self._close()
