@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from _console import CACHE, ROOT, Failure, Stopwatch, say
+from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, say
 
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
+CLIENTS = ("curl",)  # programs of the control node with which the tests ask the hosts
 STEP = re.compile(r"^INFO\s+(?:\[(?P<a>[\w-]+) > (?P<b>\w+)\]|(?P<c>[\w-]+) ➜ (?P<d>\w+):) Executed: Successful")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 SUMMARY = re.compile(r"^=+ (?P<counts>.*) in [0-9.]+s.* =+$")
@@ -136,6 +138,7 @@ def main() -> None:
     wanted = [name for name in arguments.scenarios or known if name not in arguments.exclude]
     if unknown := sorted(set(wanted) - set(known)):
         raise Failure(f"There is no scenario {', '.join(unknown)}.", f"there are: {', '.join(sorted(known))}")
+    apt_install(name for name in CLIENTS if shutil.which(name) is None)
     logs = CACHE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     failed: list[Outcome] = []

@@ -46,7 +46,8 @@ def build() -> Path:
     # Seen from the checkout's repository these files are ignored ones, and ansible-test would skip them all. The server
     # is left out: it is a package of its own that Ansible never loads, with checks of its own.
     run(["git", "init", "--quiet", collection])
-    run(["git", "add", "--all", "--force", "--", ".", ":!server"], cwd=collection)
+    (collection / ".git" / "info" / "exclude").write_text("/server/\n")
+    run(["git", "add", "--all"], cwd=collection)
     return collection
 
 
