@@ -115,8 +115,8 @@ class _Options(module.CallbackModule):
         self.warnings: list[str] = []
         self._display = MagicMock(warning=self.warnings.append)
 
-    def get_option(self, option: str, hostvars: object = None) -> Any:
-        return {"playbooks": ["site"], "progress": True, "report": True, "slowest": 5, "keep": 2}.get(option)
+    def get_option(self, k: str, hostvars: object = None) -> Any:
+        return {"playbooks": ["site"], "progress": True, "report": True, "slowest": 5, "keep": 2}.get(k)
 
 
 def test_a_fault_is_one_warning_and_then_silence() -> None:

@@ -50,7 +50,18 @@ def issue(directory: Path, name: str, issuer: tuple[Any, Any] | None, sans: list
         .not_valid_before(now - datetime.timedelta(minutes=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer[1] if issuer else key).public_key()),
+            critical=False,
+        )
     )
+    if issuer is None:
+        uses = dict.fromkeys(["content_commitment", "data_encipherment", "key_agreement", "key_encipherment"], False)
+        usage = x509.KeyUsage(
+            **uses, digital_signature=True, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False
+        )
+        builder = builder.add_extension(usage, critical=True)
     if sans:
         names = [x509.IPAddress(ip_address(s)) if s[0].isdigit() else x509.DNSName(s) for s in sans]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
