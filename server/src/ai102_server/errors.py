@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = ["ConfigError", "ModelError", "RequestError", "ServerError"]
 
 
@@ -28,11 +30,24 @@ class ModelError(ServerError):
 
 
 class RequestError(ServerError):
-    """A request cannot be answered: ``status`` is the HTTP status, the message is shown to the client."""
+    """A request cannot be answered: ``status`` is the HTTP status, the message is shown to the client.
 
-    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+    ``retry_after`` is the number of seconds after which a client may try again; None when trying again is of no use.
+    ``headers`` go into the answer besides.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.status = status
         self.message = message
         self.retry_after = retry_after
-        """Seconds after which a client may try again; None when trying again is of no use."""
+        self.headers: dict[str, str] = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
         super().__init__(message)

@@ -40,8 +40,7 @@ class Reply:
 
 def error_reply(error: RequestError) -> Reply:
     """A V2 error object."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return Reply(error.status, orjson.dumps({"error": error.message}), headers=headers)
+    return Reply(error.status, orjson.dumps({"error": error.message}), headers=dict(error.headers))
 
 
 @dataclass
