@@ -59,7 +59,7 @@ changelog: venv ## Changelog from the fragments (at a release)
 
 lock: venv ## Newest versions into the lock of the developer's environment
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate -o requirements/dev.txt requirements/dev.in
+	  --no-annotate --override server/overrides.txt -o requirements/dev.txt requirements/dev.in
 
 test: python ## Everything CI runs
 	@$(PYTHON) tools/run_tests.py

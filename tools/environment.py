@@ -64,6 +64,7 @@ def ensure(directory: Path) -> None:
             "--disable-pip-version-check",
             "--progress-bar=off",
             "--require-hashes",
+            "--no-deps",  # the lock is complete, but for what server/overrides.txt leaves out
             "--only-binary=:all:",
             f"--requirement={LOCK}",
         ],

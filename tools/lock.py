@@ -36,6 +36,7 @@ from packaging.utils import parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "server" / "requirements.in"
+OVERRIDES = ROOT / "server" / "overrides.txt"
 LOCKS = ROOT / "roles" / "artifacts" / "files" / "python"
 LOCK_YML = ROOT / "roles" / "artifacts" / "files" / "lock.yml"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -95,7 +96,7 @@ def resolve(flavour: str, python: str, constraints: t.Sequence[str]) -> list[Whe
         output = Path(scratch, "pylock.toml")
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--only-binary", ":all:"]
         command += ["--python-version", python, "--python-platform", PLATFORM, "--format", "pylock.toml"]
-        command += ["--constraint", str(held), "--output-file", str(output), str(source)]
+        command += ["--override", str(OVERRIDES), "--constraint", str(held), "--output-file", str(output), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{flavour}, Python {python}: {done.stderr.strip()}\nTry --upgrade.")
