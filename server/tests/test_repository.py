@@ -15,8 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ai102_server.codec import DATATYPES
 from ai102_server.errors import ModelError
-from ai102_server.repository import compare_tensors, load_golden, load_public_key, open_package
-from ai102_server.repository.package import ModelPackage
+from ai102_server.repository import (
+    Batching,
+    ModelPackage,
+    Serving,
+    compare_tensors,
+    load_golden,
+    load_public_keys,
+    open_package,
+)
 from toolkit import DOUBLING_GOLDEN, Signer, doubling_model
 
 
@@ -27,7 +34,7 @@ def package(signer: Signer) -> Path:
 
 
 def opened(path: Path, signer: Signer, name: str = "m", version: str = "1") -> ModelPackage:
-    return open_package(path, name, version, load_public_key(signer.public_key))
+    return open_package(path, name, version, load_public_keys(signer.public_key))
 
 
 def test_good_package(package: Path, signer: Signer) -> None:
@@ -83,6 +90,71 @@ def test_damage_is_found(package: Path, signer: Signer, damage: Callable[[Path],
         opened(package, signer)
 
 
+def test_any_of_several_keys_may_have_signed(package: Path, signer: Signer, tmp_path: Path) -> None:
+    own = signer.public_key.read_text()
+    (tmp_path / "other").mkdir()
+    other = Signer(tmp_path / "other").public_key.read_text()
+    both = tmp_path / "both.pem"
+    both.write_text(f"the old one\n{other}\n# the new one\n{own}")
+    assert len(load_public_keys(both)) == 2
+    assert open_package(package, "m", "1", load_public_keys(both)).signed
+    both.write_text(other)
+    with pytest.raises(ModelError, match="signed with another key"):
+        open_package(package, "m", "1", load_public_keys(both))
+    with pytest.raises(ModelError, match="signed with another key"):
+        open_package(package, "m", "1", [])
+
+
+SERVING = {
+    "batching": {"enabled": "auto", "max_size": 32, "preferred_sizes": [16, 8]},
+    "instances": 2,
+    "padding": {"ids": 0, "text": ""},
+    "tags": ["ocr", "public"],
+    "pipeline": {"inputs": []},
+}
+
+
+def test_settings_of_the_model(package: Path, signer: Signer) -> None:
+    assert opened(package, signer).serving == Serving()
+    manifest = json.loads((package / "manifest.json").read_bytes())
+    signer.seal(package, {**manifest, "serving": SERVING})
+    found = opened(package, signer)
+    assert found.serving == Serving(
+        batching=Batching(enabled=None, max_size=32, preferred_sizes=(8, 16)),
+        instances=2,
+        padding={"ids": 0, "text": ""},
+        tags=frozenset({"ocr", "public"}),
+        pipeline={"inputs": []},
+    )
+    assert found.tags == {"ocr", "public"}
+
+
+def test_all_mistakes_in_the_settings_are_reported_at_once(package: Path, signer: Signer) -> None:
+    manifest = json.loads((package / "manifest.json").read_bytes())
+    serving = {
+        "batching": {"enabled": "maybe", "max_size": 4, "preferred_sizes": [8], "size": 1},
+        "instances": 0,
+        "padding": {"x": [1]},
+        "tags": "ocr",
+        "pipeline": [],
+        "tag": [],
+    }
+    signer.seal(package, {**manifest, "serving": serving})
+    with pytest.raises(ModelError) as caught:
+        opened(package, signer)
+    for expected in (
+        'serving.batching.enabled: must be true, false or "auto", not text',
+        "serving.batching.preferred_sizes: holds a size over max_size (4)",
+        "serving.batching.size: unknown key; did you mean 'max_size'?",
+        "serving.instances: 0 is out of range, must be 1 to 64",
+        "serving.padding: 'x' must be filled with a number, true, false or text, not a list",
+        "serving.tags: must be a list of tags, not text",
+        "serving.pipeline: must be a mapping of inputs and outputs, not a list",
+        "serving.tag: unknown key; did you mean 'tags'?",
+    ):
+        assert expected in str(caught.value)
+
+
 def test_package_of_another_model_is_refused(package: Path, signer: Signer) -> None:
     with pytest.raises(ModelError, match="the package is of model 'm' version '1'"):
         opened(package, signer, version="2")
@@ -119,14 +191,14 @@ def test_signed_nonsense_is_refused(package: Path, signer: Signer, changes: dict
 def test_public_key(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     with pytest.raises(ModelError, match="cannot be read"):
-        load_public_key(path)
+        load_public_keys(path)
     path.write_text("no key")
     with pytest.raises(ModelError, match="is not a public key"):
-        load_public_key(path)
+        load_public_keys(path)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     path.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     with pytest.raises(ModelError, match="is not an Ed25519 key"):
-        load_public_key(path)
+        load_public_keys(path)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ai102_server.codec import Datatype
 from ai102_server.codec.datatypes import Array
 from ai102_server.errors import ModelError
 
-__all__ = ["DEFAULT_TOLERANCE", "GoldenRequest", "compare_tensors", "load_golden"]
+__all__ = ["DEFAULT_TOLERANCE", "GoldenRequest", "compare_tensors", "load_golden", "parse_golden"]
 
 DEFAULT_TOLERANCE: Final = 1e-3
 _SHOWN: Final = 3
@@ -36,9 +36,16 @@ class GoldenRequest:
 def load_golden(path: Path) -> tuple[GoldenRequest, ...]:
     """Read a ``golden.json``. Raises ``ModelError`` when it cannot be used."""
     try:
-        document = orjson.loads(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"golden answers {path} cannot be read: {error.strerror}") from error
+    return parse_golden(content, path)
+
+
+def parse_golden(content: bytes, path: Path) -> tuple[GoldenRequest, ...]:
+    """Read golden answers that came from ``path``. Raises ``ModelError`` when they cannot be used."""
+    try:
+        document = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise ModelError(f"golden answers {path} are not valid JSON: {error}") from error
     items = document.get("requests") if isinstance(document, dict) else None
