@@ -36,6 +36,7 @@ def base_config(packages: Signer) -> dict[str, Any]:
     """A configuration document with all models of ``packages``, and no TLS. Copy before changing."""
     return {
         "listen": {"host": "127.0.0.1", "port": 0},
+        "workers": 1,
         "threads": 2,
         "models": [
             entry(packages, "doubling", "1"),

@@ -13,7 +13,8 @@ import pytest
 
 from ai102_server.api import create_app
 from ai102_server.config import parse_config
-from ai102_server.engine import ModelSession, load_registry
+from ai102_server.engine import load_registry
+from ai102_server.engine.batching import Batcher
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
 from test_codec import VALUES, raw
@@ -199,7 +200,7 @@ def test_faults_do_not_leak(client: Client, monkeypatch: pytest.MonkeyPatch, cap
     def fail(*_arguments: object) -> Any:
         raise RuntimeError("secret 12.5")
 
-    monkeypatch.setattr(ModelSession, "run", fail)
+    monkeypatch.setattr(Batcher, "__call__", fail)
     response = post(client, INFER, doubling_request(), **{"X-Request-ID": "abc"})
     assert response.status_code == 500
     assert response.json == {"error": "internal error; the server's log has the details"}
@@ -215,11 +216,11 @@ def test_faults_outside_of_inference_do_not_leak(client: Client, monkeypatch: py
 
 
 def test_what_the_model_refuses_is_the_clients_mistake(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: ModelSession, _inputs: object, outputs: Any) -> Any:
-        return original(self, {"x": np.zeros((1, 3), np.float64)}, outputs)
+    def refuse(self: Batcher, _inputs: object, outputs: Any, deadline: float | None) -> Any:
+        return original(self, {"x": np.zeros((1, 3), np.float64)}, outputs, deadline)
 
-    original = ModelSession.run
-    monkeypatch.setattr(ModelSession, "run", refuse)
+    original = Batcher.__call__
+    monkeypatch.setattr(Batcher, "__call__", refuse)
     response = post(client, INFER, doubling_request())
     assert response.status_code == 400
     assert "the model does not take these inputs" in response.json["error"]

@@ -85,10 +85,10 @@ def test_defaults() -> None:
     ("path", "value", "expected"),
     [
         ("thread", 3, "thread: unknown key; did you mean 'threads'?"),
-        ("zzz", 3, "zzz: unknown key; known keys here: execution, limits"),
+        ("zzz", 3, "zzz: unknown key; known keys here: batching, execution, limits"),
         ("listen.tls.certifcate", "/x", "listen.tls.certifcate: unknown key; did you mean 'certificate'?"),
         ("models.0.pth", "/x", "models[0].pth: unknown key; did you mean 'path'?"),
-        ("threads", "4", "threads: must be a whole number, not text"),
+        ("threads", "4", "threads: '4' is neither a whole number nor auto"),
         ("threads", True, "threads: must be a whole number, not true/false"),
         ("threads", 0, "threads: 0 is out of range, must be 1 to 1024"),
         ("listen", ..., "listen: is missing: give host and port, or uds"),

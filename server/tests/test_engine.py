@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ import pytest
 from onnx import TensorProto, helper
 
 from ai102_server.config import Execution, ModelRef, parse_config
-from ai102_server.engine import Admission, LoadedModel, ModelSession, Registry, load_model, load_registry
+from ai102_server.engine import Admission, LoadedModel, Loader, ModelSession, Registry, load_registry
 from ai102_server.errors import ModelError, RequestError
-from ai102_server.repository import load_public_key
 from toolkit import DOUBLING_GOLDEN, Signer, doubling_model, doubling_request, echo_model, save_model
 
 CPU = Execution()
+NO_MODELS = parse_config({"listen": {"port": 1}, "models": []})
 
 
 def loaded(signer: Signer, entry: dict[str, str], execution: Execution = CPU) -> LoadedModel:
     ref = ModelRef(entry["name"], entry["version"], Path(entry["path"]))
-    return load_model(ref, execution, load_public_key(signer.public_key))
+    config = replace(NO_MODELS, execution=execution, model_signing_public_key=signer.public_key)
+    return Loader(config).load(ref)
 
 
 def golden(**changes: Any) -> list[dict[str, Any]]:
@@ -202,26 +203,13 @@ def test_versions() -> None:
 
 
 def test_admission() -> None:
-    admission = Admission(running=1, queue=1)
-    entered = threading.Event()
-
-    def wait_for_a_slot() -> None:
-        with admission:
-            entered.set()
-
-    with admission:
-        waiting = threading.Thread(target=wait_for_a_slot)
-        waiting.start()
-        while admission.inflight < 2:
-            pass
-        assert not entered.is_set()
+    admission = Admission(2)
+    with admission, admission:
         with pytest.raises(RequestError) as caught, admission:
             pass
         assert caught.value.status == 503
         assert caught.value.retry_after == 1
         assert admission.inflight == 2
-    waiting.join(5)
-    assert entered.is_set()
     assert admission.inflight == 0
     with pytest.raises(ModelError), admission:
         raise ModelError("released after an error too")

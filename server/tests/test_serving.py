@@ -390,10 +390,29 @@ def test_degraded_start_serves_the_others_and_says_why(
     assert server.request("POST", "/v2/models/broken/infer", doubling_request()).status == 503
 
 
-def test_worker_that_dies_ends_the_service(start: Start, base_config: dict[str, Any]) -> None:
-    server = start(base_config)
-    os.kill(server.worker, signal.SIGKILL)
-    assert server.wait() == 1
+def test_worker_that_dies_is_replaced_and_the_others_go_on(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "workers": 2})
+    first, second = server.workers
+    os.kill(first, signal.SIGKILL)
+    for _ in range(20):
+        assert server.request("POST", INFER, doubling_request()).status == 200
+    wait_until(lambda: len(server.workers) == 2 and first not in server.workers and second in server.workers)
+    wait_until(lambda: sum(record["message"] == "serving" for record in server.records) == 3)
+    # The new one takes part: with the old one stopped, it alone can answer.
+    os.kill(second, signal.SIGSTOP)
+    assert any(_answers(server) for _ in range(20))
+    os.kill(second, signal.SIGCONT)
+
+
+def _answers(server: ServerProcess) -> bool:
+    connection = server.connection()
+    connection.timeout = 0.5
+    try:
+        return exchange(connection, "POST", INFER, doubling_request()).status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def test_worker_ends_when_its_supervisor_is_killed(start: Start, base_config: dict[str, Any]) -> None:
@@ -403,17 +422,28 @@ def test_worker_ends_when_its_supervisor_is_killed(start: Start, base_config: di
     wait_until(lambda: gone(worker))
 
 
-def test_watchdog_is_fed_while_the_worker_lives(start: Start, base_config: dict[str, Any]) -> None:
+def test_worker_that_hangs_is_replaced_and_the_watchdog_is_fed(start: Start, base_config: dict[str, Any]) -> None:
     server = start(base_config, environ={"WATCHDOG_USEC": "300000"})
     server.messages.clear()
     server.wait_for("WATCHDOG=1", 2)
-    os.kill(server.worker, signal.SIGSTOP)
-    time.sleep(0.3)
-    while server._poll_notify(0.05):
-        pass
+    hanging = server.worker
+    os.kill(hanging, signal.SIGSTOP)
+    wait_until(lambda: gone(hanging))
+    wait_until(lambda: sum(record["message"] == "serving" for record in server.records) == 2)
+    assert server.request("POST", INFER, doubling_request()).status == 200
+    assert any(record["message"] == "a worker hangs and is replaced" for record in server.records)
     server.messages.clear()
+    server.wait_for("WATCHDOG=1", 2)
+
+
+def test_supervisor_that_hangs_is_noticed(start: Start, base_config: dict[str, Any]) -> None:
+    server = start(base_config, environ={"WATCHDOG_USEC": "300000"})
+    server.process.send_signal(signal.SIGSTOP)
+    while server._poll_notify(0.2):
+        pass
     assert not server._poll_notify(0.6)
-    os.kill(server.worker, signal.SIGCONT)
+    server.process.send_signal(signal.SIGCONT)
+    server.messages.clear()
     server.wait_for("WATCHDOG=1", 2)
 
 

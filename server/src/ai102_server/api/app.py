@@ -114,7 +114,7 @@ def _add_models(app: Flask, service: Service) -> None:
     @app.get("/v2/models/<model>/ready")
     @app.get("/v2/models/<model>/versions/<version>/ready")
     def model_ready(model: str, version: str | None = None) -> Response:
-        found, _session = service.registry.get_ready(model, version)
+        found = service.registry.get_ready(model, version)
         return _json({"name": found.name, "version": found.version, "ready": True, "provider": found.provider})
 
     @app.post("/v2/repository/index")

@@ -12,7 +12,9 @@ from typing import IO, Any, Final
 
 import orjson
 
-from ai102_server.codec import BINARY_HEADER, EncodedResponse, decode_request, encode_response
+from ai102_server.codec import BINARY_HEADER, EncodedResponse, InferRequest, decode_request, encode_response
+from ai102_server.codec.datatypes import Array
+from ai102_server.engine import LoadedModel
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
 
@@ -82,19 +84,25 @@ class InferenceEndpoint:
         return reply
 
     def _infer(self, environ: Mapping[str, Any], trace: _Trace, version: str | None) -> EncodedResponse:
-        model, session = self._service.registry.get_ready(trace.model, version)
+        model = self._service.registry.get_ready(trace.model, version)
         trace.version = model.version
         _check_headers(environ)
-        # Admitted before the body is read: waiting requests then hold no memory of ours.
+        # Admitted before the body is read: those who are turned away cost next to nothing.
         with self._service.admission:
             body = _read_body(environ, self._limit)
             trace.received = len(body)
             header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
-            request = decode_request(body, header_length, session.inputs, session.outputs)
-            begun = time.perf_counter()
-            arrays = session.run(request.inputs, [output.name for output in request.outputs])
-            trace.inference = time.perf_counter() - begun
-            return encode_response(model.name, model.version, request, arrays, session.outputs)
+            request = decode_request(body, header_length, model.inputs, model.outputs)
+            arrays = self._run(model, request, trace)
+            return encode_response(model.name, model.version, request, arrays, model.outputs)
+
+    @staticmethod
+    def _run(model: LoadedModel, request: InferRequest, trace: _Trace) -> list[Array]:
+        assert model.run is not None  # noqa: S101 - the model is ready
+        names = [output.name for output in request.outputs]
+        outcome = model.run(request.inputs, names, None)
+        trace.inference = outcome.ran
+        return outcome.outputs
 
     def _account(self, trace: _Trace, reply: Reply, seconds: float, request_id: str) -> None:
         self._service.metrics.observe(trace.model, trace.version, reply.status, seconds, trace.inference)

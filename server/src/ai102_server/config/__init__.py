@@ -7,20 +7,22 @@ All mistakes are reported at once. Times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from ai102_server.config.execution import NVIDIA, Batching, Execution, processors, read_batching, read_execution
 from ai102_server.config.reader import (
     MISSING,
     Section,
     kind_of,
     to_choice,
     to_component,
+    to_count,
     to_flag,
     to_integer,
     to_mode,
@@ -32,6 +34,7 @@ from ai102_server.config.reader import (
 from ai102_server.errors import ConfigError
 
 __all__ = [
+    "Batching",
     "Config",
     "Execution",
     "Limits",
@@ -43,7 +46,6 @@ __all__ = [
     "parse_config",
 ]
 
-GRAPH_OPTIMISATION: Final = ("disabled", "basic", "extended", "all")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 START_POLICIES: Final = ("strict", "degraded")
 TLS_VERSIONS: Final = ("1.2", "1.3")
@@ -85,25 +87,18 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How ONNX Runtime runs the models."""
-
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    required_provider: str | None = None
-    intra_op_threads: int = 1
-    inter_op_threads: int = 1
-    allow_spinning: bool = False
-    graph_optimisation: str = "all"
-    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    warmup_runs: int = 2
-
-
-@dataclass(frozen=True)
 class Limits:
-    """What one request may cost, and how long the last ones may take when the server stops."""
+    """What one request may cost, and how long the last ones may take when the server stops.
+
+    ``max_batch`` is the largest number of rows of one request. ``queue`` requests of one model may wait in each worker,
+    each for ``queue_seconds``. A client has ``body_seconds`` to send its body.
+    """
 
     max_body_bytes: int = 32 * 1024 * 1024
+    max_batch: int = 1024
     queue: int = 64
+    queue_seconds: float = 30.0
+    body_seconds: float = 30.0
     drain_notice_seconds: float = 0.0
     drain_seconds: float = 20.0
 
@@ -118,7 +113,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. ``threads`` is the number of inferences that may run at the same time.
+    """The whole configuration. ``workers`` processes answer, and each runs ``threads`` inferences of a model at a time.
+
+    None for either: as the processors allow, see ``plan_workers`` and ``plan_threads``.
 
     ``release`` is shown in health, metadata and metrics. When the file does not say it, it is the directory of the file
     below ``releases/``.
@@ -126,48 +123,43 @@ class Config:
 
     listen: Listen
     models: tuple[ModelRef, ...]
-    threads: int = 4
+    workers: int | None = None
+    threads: int | None = None
     start: str = "strict"
     model_signing_public_key: Path | None = None
     execution: Execution = field(default_factory=Execution)
+    batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     release: str | None = None
 
+    def plan_workers(self) -> int:
+        """Worker processes: as said; else one for each GPU, or for each group of processors that runs an inference.
 
-def _provider(value: object) -> str:
-    text = to_text(value)
-    if not text.endswith("ExecutionProvider"):
-        raise ValueError(f"'{text}' is not an execution provider; write it in full, such as 'CUDAExecutionProvider'")
-    return text
+        Python runs in one thread of a process at a time, so one process cannot use many processors. More than eight
+        only cost memory: each holds the models.
+        """
+        if self.workers is not None:
+            return self.workers
+        if not NVIDIA.isdisjoint(self.execution.providers):
+            return len(self.execution.devices)
+        return max(1, min(8, processors() // max(1, self.execution.intra_op_threads)))
 
+    def plan_threads(self) -> int:
+        """Inferences of one model that a worker runs at a time: as said; else so that all workers use all processors.
 
-def _providers(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("must be a list of execution providers, the preferred one first")
-    names = tuple(_provider(item) for item in value)
-    if len(set(names)) != len(names):
-        raise ValueError("names an execution provider twice")
-    return names
+        Two for each GPU: one computes while the data of the other travel.
+        """
+        if self.threads is not None:
+            return self.threads
+        if not NVIDIA.isdisjoint(self.execution.providers):
+            return 2
+        share = processors() / (self.plan_workers() * max(1, self.execution.intra_op_threads))
+        return max(1, math.ceil(share))
 
-
-def _provider_options(value: object) -> Mapping[str, Mapping[str, str]]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must map execution providers to their options, not {kind_of(value)}")
-    result: dict[str, dict[str, str]] = {}
-    for name, options in value.items():
-        if not isinstance(options, dict):
-            raise ValueError(f"options of '{name}' must be a mapping, not {kind_of(options)}")
-        result[_provider(name)] = {str(key): _option(str(key), item) for key, item in options.items()}
-    return result
-
-
-def _option(key: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    raise ValueError(f"option '{key}' must be text, a number or true/false, not {kind_of(value)}")
+    def plan_admitted(self) -> int:
+        """Inference requests that may be inside a worker at the same time: those that run and those that may wait."""
+        return self.plan_threads() + self.limits.queue
 
 
 def _tls(parent: Section) -> Tls | None:
@@ -229,38 +221,15 @@ def _models(root: Section) -> tuple[ModelRef, ...]:
     return tuple(models)
 
 
-def _execution(root: Section) -> Execution:
-    section = root.section("execution")
-    default = Execution()
-    before = len(root.problems)
-    execution = Execution(
-        providers=section.get("providers", default.providers, _providers),
-        required_provider=section.get("required_provider", None, _provider),
-        intra_op_threads=section.get("intra_op_threads", default.intra_op_threads, to_integer(0, 1024)),
-        inter_op_threads=section.get("inter_op_threads", default.inter_op_threads, to_integer(0, 1024)),
-        allow_spinning=section.get("allow_spinning", default.allow_spinning, to_flag),
-        graph_optimisation=section.get("graph_optimisation", default.graph_optimisation, to_choice(GRAPH_OPTIMISATION)),
-        provider_options=section.get("provider_options", default.provider_options, _provider_options),
-        warmup_runs=section.get("warmup_runs", default.warmup_runs, to_integer(0, 1000)),
-    )
-    # What was reported already would only be reported again in other words.
-    if len(root.problems) == before:
-        required = execution.required_provider
-        if required is not None and required not in execution.providers:
-            section.report("required_provider", f"'{required}' is not among providers: add it there")
-        for name in execution.provider_options:
-            if name not in execution.providers:
-                section.report("provider_options", f"'{name}' is not among providers: add it there or remove it here")
-    section.finish()
-    return execution
-
-
 def _limits(root: Section) -> Limits:
     section = root.section("limits")
     default = Limits()
     limits = Limits(
         max_body_bytes=section.get("max_body_bytes", default.max_body_bytes, to_integer(1024, 1 << 31)),
+        max_batch=section.get("max_batch", default.max_batch, to_integer(1, 1 << 20)),
         queue=section.get("queue", default.queue, to_integer(0, 4096)),
+        queue_seconds=section.get("queue_seconds", default.queue_seconds, to_seconds(0.001, 3600)),
+        body_seconds=section.get("body_seconds", default.body_seconds, to_seconds(1, 3600)),
         drain_notice_seconds=section.get("drain_notice_seconds", default.drain_notice_seconds, to_seconds(0, 600)),
         drain_seconds=section.get("drain_seconds", default.drain_seconds, to_seconds(1, 3600)),
     )
@@ -289,10 +258,12 @@ def parse_config(document: object, source: str = "configuration") -> Config:
     config = Config(
         listen=_listen(root),
         models=_models(root),
-        threads=root.get("threads", Config.threads, to_integer(1, 1024)),
+        workers=root.get("workers", None, to_count),
+        threads=root.get("threads", None, to_count),
         start=root.get("start", Config.start, to_choice(START_POLICIES)),
         model_signing_public_key=root.get("model_signing_public_key", None, to_path),
-        execution=_execution(root),
+        execution=read_execution(root.section("execution")),
+        batching=read_batching(root.section("batching")),
         limits=_limits(root),
         log=_log(root),
         release=root.get("release", None, to_text),

@@ -19,6 +19,7 @@ __all__ = [
     "kind_of",
     "to_choice",
     "to_component",
+    "to_count",
     "to_flag",
     "to_integer",
     "to_mode",
@@ -194,3 +195,12 @@ def to_mode(value: object) -> int:
     if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MAX_MODE:
         raise ValueError('must be an octal file mode in quotes, such as "0660"')
     return mode
+
+
+def to_count(value: object) -> int | None:
+    """A whole number from 1 to 1024, or ``auto`` (None)."""
+    if value == "auto":
+        return None
+    if isinstance(value, str):
+        raise ValueError(f"'{value}' is neither a whole number nor auto")
+    return to_integer(1, 1024)(value)

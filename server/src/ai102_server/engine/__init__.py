@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 from ai102_server.engine.admission import Admission
-from ai102_server.engine.registry import LoadedModel, Registry, load_model, load_registry
+from ai102_server.engine.registry import LoadedModel, Loader, Registry, load_registry
 from ai102_server.engine.session import ModelSession, prepare_providers
 
 __all__ = [
     "Admission",
     "LoadedModel",
+    "Loader",
     "ModelSession",
     "Registry",
-    "load_model",
     "load_registry",
     "prepare_providers",
 ]

@@ -1,9 +1,9 @@
 # Copyright 2026 AI-102 inference maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Admission: so many inferences run, so many wait, the others are told to come back.
+"""Admission: so many requests are in the house, the others are told to come back.
 
-Without a bound a server under overload answers everybody too late; with one it answers most in time, and health and
-metrics keep a thread to run on.
+Without a bound a server under overload answers everybody too late; with one it answers most in time. It is asked before
+a body is read, so that those who are turned away cost next to nothing, and health and metrics keep threads to run on.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """A context manager around each inference; raises ``RequestError`` (503) when ``queue`` requests wait already."""
+    """A context manager around each inference; raises ``RequestError`` (503) when ``limit`` requests are inside."""
 
-    def __init__(self, running: int, queue: int) -> None:
-        self._slots: Final = threading.Semaphore(running)
-        self._limit: Final = running + queue
+    def __init__(self, limit: int) -> None:
+        self._limit: Final = limit
         self._lock: Final = threading.Lock()
         self._inflight = 0
 
     @property
     def inflight(self) -> int:
-        """Requests that run or wait."""
+        """Requests inside: read, waiting, or running."""
         return self._inflight
 
     def __enter__(self) -> None:
@@ -36,11 +35,9 @@ class Admission:
             if self._inflight >= self._limit:
                 raise RequestError(503, "the server is busy: too many requests wait already", retry_after=1)
             self._inflight += 1
-        self._slots.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._slots.release()
         with self._lock:
             self._inflight -= 1

@@ -11,14 +11,18 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from ai102_server.codec import decode_request
+from ai102_server.codec import TensorSpec, decode_request
+from ai102_server.codec.datatypes import Array
 from ai102_server.config import Config, Execution, ModelRef
+from ai102_server.engine.batching import Batcher, QueueLimits
+from ai102_server.engine.planning import plan_batching
 from ai102_server.engine.session import ModelSession, prepare_providers
 from ai102_server.errors import ModelError, RequestError
 from ai102_server.repository import (
@@ -26,11 +30,11 @@ from ai102_server.repository import (
     ModelPackage,
     compare_tensors,
     load_golden,
-    load_public_key,
+    load_public_keys,
     open_package,
 )
 
-__all__ = ["LoadedModel", "Registry", "check_golden", "load_model", "load_registry"]
+__all__ = ["LoadedModel", "Loader", "Observe", "Pipeline", "Registry", "check_golden", "load_registry"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,11 @@ PLATFORM: Final = "onnxruntime_onnx"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model version. ``reason`` says why it is not ready; ``session`` may be there all the same (wrong provider)."""
+    """A model version. ``reason`` says why it is not ready; ``session`` may be there all the same (wrong provider).
+
+    ``run`` queues and batches requests; None when the model is not ready. ``batching`` says in words how it does, and
+    why.
+    """
 
     name: str
     version: str
@@ -48,6 +56,10 @@ class LoadedModel:
     reason: str | None
     golden: int = 0
     seconds: float = 0.0
+    run: Batcher | None = None
+    batching: str = ""
+    pipeline: Pipeline | None = None
+    tags: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> bool:
@@ -58,6 +70,38 @@ class LoadedModel:
     def provider(self) -> str | None:
         """The execution provider the session really has; None without a session."""
         return self.session.provider if self.session is not None else None
+
+    @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """Tensors that clients send: the pipeline's, else the model's; none without a session."""
+        if self.pipeline is not None:
+            return self.pipeline.inputs
+        return self.session.inputs if self.session is not None else {}
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        """Tensors that clients get."""
+        if self.pipeline is not None:
+            return self.pipeline.outputs
+        return self.session.outputs if self.session is not None else {}
+
+
+class Pipeline(Protocol):
+    """Pre- and post-processing of a model, see ``ai102_server.pipeline``."""
+
+    @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """Tensors that clients send."""
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        """Tensors that clients get."""
+
+    def before(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's inputs. Raises ``RequestError`` (400)."""
+
+    def after(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The client's outputs of the model's."""
 
 
 class Registry:
@@ -85,6 +129,10 @@ class Registry:
         """Versions of a model, oldest first."""
         return sorted(self._models.get(name, {}), key=_version_key)
 
+    def find(self, name: str, version: str) -> LoadedModel | None:
+        """The model in this version; None when there is none."""
+        return self._models.get(name, {}).get(version)
+
     def get(self, name: str, version: str | None = None) -> LoadedModel:
         """The model in this version, or in the latest one. Raises ``RequestError`` (404)."""
         try:
@@ -97,12 +145,12 @@ class Registry:
             404, f"model '{name}' has no version '{str(version)[:100]}'; there is: {', '.join(self.versions(name))}"
         )
 
-    def get_ready(self, name: str, version: str | None = None) -> tuple[LoadedModel, ModelSession]:
+    def get_ready(self, name: str, version: str | None = None) -> LoadedModel:
         """As ``get``, and raises ``RequestError`` (503) when the model is not ready."""
         model = self.get(name, version)
-        if model.session is None or model.reason is not None:
+        if model.run is None:
             raise RequestError(503, f"model '{name}' version '{model.version}' is not ready: {model.reason}")
-        return model, model.session
+        return model
 
 
 def _version_key(version: str) -> list[tuple[int, int, str]]:
@@ -110,59 +158,91 @@ def _version_key(version: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[^\d]+", version)]
 
 
-def load_registry(config: Config) -> Registry:
-    """Load every configured model. Never raises for a model: what fails is kept, not ready, with the reason."""
-    prepare_providers(config.execution)
-    public_key: Ed25519PublicKey | None = None
-    problem: str | None = None
-    if config.model_signing_public_key is not None:
+class Loader:
+    """Loads models for one worker. ``device`` is the number of its GPU."""
+
+    def __init__(self, config: Config, device: int = 0, observe: Observe | None = None) -> None:
+        prepare_providers(config.execution)
+        self._config: Final = config
+        self._device: Final = device
+        self._observe: Final = observe
+
+    def load(self, ref: ModelRef) -> LoadedModel:
+        """Verify, load, warm up and check one model. Never raises for a model: what fails is not ready, with reason."""
+        started = time.perf_counter()
+        package: ModelPackage | None = None
+        session: ModelSession | None = None
+        golden: tuple[GoldenRequest, ...] = ()
+        run: Batcher | None = None
+        reason: str | None = None
+        batching = ""
+        execution = self._config.execution
         try:
-            public_key = load_public_key(config.model_signing_public_key)
+            package = open_package(ref.path, ref.name, ref.version, self._public_keys())
+            golden = () if package.golden_file is None else load_golden(package.golden_file)
+            session = ModelSession(package.model_file, execution, device=self._device, sha256=package.model_sha256)
+            _check_provider(session, execution)
+            _check_tensors(package, session)
+            _warm_up(session, golden, execution.warmup_runs)
+            check_golden(session, golden)
+            run, batching = self._batcher(ref, session, golden)
         except ModelError as error:
-            problem = str(error)
-    models: list[LoadedModel] = []
-    for ref in config.models:
-        if problem is not None:
-            model = LoadedModel(ref.name, ref.version, None, None, problem)
-        else:
-            model = load_model(ref, config.execution, public_key)
-        models.append(model)
-        facts = {
-            "model": model.name,
-            "version": model.version,
-            "provider": model.provider,
-            "golden": model.golden,
-            "seconds": round(model.seconds, 3),
-        }
-        if model.ready:
-            logger.info("model ready", extra=facts)
-        else:
-            logger.error("model not ready", extra={**facts, "reason": model.reason})
-    return Registry(models)
+            reason = str(error)
+        except Exception as error:
+            # A broken model must not take the others down, whatever a library raises.
+            logger.exception(
+                "unexpected error while loading a model", extra={"model": ref.name, "version": ref.version}
+            )
+            reason = f"unexpected {type(error).__name__}, see the log"
+        seconds = time.perf_counter() - started
+        model = LoadedModel(
+            ref.name,
+            ref.version,
+            package,
+            session,
+            reason,
+            len(golden),
+            seconds,
+            run if reason is None else None,
+            batching,
+        )
+        _log(model)
+        return model
+
+    def _public_keys(self) -> Sequence[Ed25519PublicKey] | None:
+        path = self._config.model_signing_public_key
+        return None if path is None else load_public_keys(path)
+
+    def _batcher(self, ref: ModelRef, session: ModelSession, golden: tuple[GoldenRequest, ...]) -> tuple[Batcher, str]:
+        samples = [decode_request(item.body, None, session.inputs, session.outputs).inputs for item in golden]
+        plan, reason = plan_batching(session, samples, self._config.batching, {})
+        limits = QueueLimits(self._config.limits.queue, self._config.limits.queue_seconds)
+        observe = None if self._observe is None else partial(self._observe, ref.name, ref.version)
+        return Batcher(session.run, plan, self._config.plan_threads(), limits, observe), reason
 
 
-def load_model(ref: ModelRef, execution: Execution, public_key: Ed25519PublicKey | None) -> LoadedModel:
-    """Verify, load, warm up and check one model."""
-    started = time.perf_counter()
-    package: ModelPackage | None = None
-    session: ModelSession | None = None
-    golden: tuple[GoldenRequest, ...] = ()
-    reason: str | None = None
-    try:
-        package = open_package(ref.path, ref.name, ref.version, public_key)
-        golden = () if package.golden_file is None else load_golden(package.golden_file)
-        session = ModelSession(package.model_file, execution)
-        _check_provider(session, execution)
-        _check_tensors(package, session)
-        _warm_up(session, golden, execution.warmup_runs)
-        check_golden(session, golden)
-    except ModelError as error:
-        reason = str(error)
-    except Exception as error:
-        # A broken model must not take the others down, whatever a library raises.
-        logger.exception("unexpected error while loading a model", extra={"model": ref.name, "version": ref.version})
-        reason = f"unexpected {type(error).__name__}, see the log"
-    return LoadedModel(ref.name, ref.version, package, session, reason, len(golden), time.perf_counter() - started)
+Observe = Callable[[str, str, int, float], None]
+"""Told of every run of a session: model, version, rows, seconds."""
+
+
+def load_registry(config: Config, device: int = 0, observe: Observe | None = None) -> Registry:
+    """Load every configured model; those that fail are kept, not ready, with the reason."""
+    loader = Loader(config, device, observe)
+    return Registry(loader.load(ref) for ref in config.models)
+
+
+def _log(model: LoadedModel) -> None:
+    facts = {
+        "model": model.name,
+        "version": model.version,
+        "provider": model.provider,
+        "golden": model.golden,
+        "seconds": round(model.seconds, 3),
+    }
+    if model.ready:
+        logger.info("model ready", extra={**facts, "batching": model.batching})
+    else:
+        logger.error("model not ready", extra={**facts, "reason": model.reason})
 
 
 def _check_provider(session: ModelSession, execution: Execution) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ import onnxruntime as ort
 from ai102_server.codec import TensorSpec, from_onnx
 from ai102_server.codec.datatypes import Array
 from ai102_server.config import Execution
+from ai102_server.config.execution import NVIDIA
 from ai102_server.errors import ModelError, RequestError
 
 __all__ = ["ModelSession", "prepare_providers"]
@@ -27,7 +30,6 @@ _OPTIMISATION: Final = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-_NVIDIA: Final = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 _SEVERITY_ERROR: Final = 3
 
 
@@ -37,34 +39,60 @@ def prepare_providers(execution: Execution) -> None:
     CUDA and cuDNN that came as Python packages are not on the loader's path: ONNX Runtime is told to load them.
     """
     ort.set_default_logger_severity(_SEVERITY_ERROR)
-    if not _NVIDIA.isdisjoint(execution.providers) and hasattr(ort, "preload_dlls"):
+    if not NVIDIA.isdisjoint(execution.providers) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
 
 
 class ModelSession:
     """A loaded model. ``run`` may be called from several threads at once; ONNX Runtime releases the interpreter."""
 
-    def __init__(self, path: Path, execution: Execution) -> None:
-        """Load the model at ``path``. Raises ``ModelError`` when ONNX Runtime or the protocol cannot take it."""
+    def __init__(
+        self, model: Path | bytes, execution: Execution, *, where: str | None = None, device: int = 0, sha256: str = ""
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: Path of the ONNX file, or its content.
+            execution: Options of the session.
+            where: How messages call the model; default: its path.
+            device: Number of the GPU.
+            sha256: SHA-256 (hex) of the model, by which its optimised graph is kept and found.
+
+        Raises:
+            ModelError: ONNX Runtime or the protocol cannot take the model.
+
+        """
+        where = where or str(model if isinstance(model, Path) else "model")
         available = ort.get_available_providers()
         providers = [name for name in execution.providers if name in available]
         for name in execution.providers:
             if name not in available:
                 logger.warning("execution provider not in this ONNX Runtime", extra={"provider": name})
+        options = _options(execution)
+        source = str(model) if isinstance(model, Path) else model
+        kept = _optimised_model(execution, model, sha256)
+        if kept is not None and kept.exists():
+            source = str(kept)
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif kept is not None:
+            options.optimized_model_filepath = str(kept.with_suffix(f".{os.getpid()}"))
         try:
             self._session: Any = ort.InferenceSession(
-                str(path),
-                sess_options=_options(execution),
+                source,
+                sess_options=options,
                 providers=providers or ["CPUExecutionProvider"],
-                provider_options=[dict(execution.provider_options.get(name, {})) for name in providers] or None,
+                provider_options=[_provider_options(execution, name, device) for name in providers] or None,
                 # A provider that fails must not be replaced behind our back, neither now nor later.
                 enable_fallback=0,
             )
         except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot load {path}: {_reason(error)}") from error
+            raise ModelError(f"ONNX Runtime cannot load {where}: {_reason(error)}") from error
+        if kept is not None and not kept.exists():
+            kept.with_suffix(f".{os.getpid()}").rename(kept)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self.inputs: dict[str, TensorSpec] = _specs(self._session.get_inputs(), "input", path)
-        self.outputs: dict[str, TensorSpec] = _specs(self._session.get_outputs(), "output", path)
+        self.inputs: dict[str, TensorSpec] = _specs(self._session.get_inputs(), "input", where)
+        self.outputs: dict[str, TensorSpec] = _specs(self._session.get_outputs(), "output", where)
+        self._bound = execution.io_binding and self.provider in NVIDIA
 
     @property
     def provider(self) -> str:
@@ -74,9 +102,22 @@ class ModelSession:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Compute ``outputs``, in that order. Raises ``RequestError`` (400) when the model refuses the inputs."""
         try:
+            if self._bound:
+                return self._run_bound(inputs, outputs)
             result: list[Array] = self._session.run(outputs, inputs)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise RequestError(400, f"the model does not take these inputs: {_reason(error)}") from error
+        return result
+
+    def _run_bound(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Run with inputs and outputs bound: one copy each way, through memory that the device can reach itself."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        result: list[Array] = binding.copy_outputs_to_cpu()
         return result
 
     def sample_inputs(self) -> dict[str, Array]:
@@ -99,17 +140,39 @@ def _options(execution: Execution) -> ort.SessionOptions:
     spinning = "1" if execution.allow_spinning else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    options.enable_cpu_mem_arena = execution.memory_arena
+    options.enable_mem_pattern = execution.memory_pattern
     options.log_severity_level = _SEVERITY_ERROR
     return options
 
 
-def _specs(nodes: Sequence[Any], role: str, path: Path) -> dict[str, TensorSpec]:
+def _provider_options(execution: Execution, provider: str, device: int) -> dict[str, str]:
+    options = {"device_id": str(device)} if provider in NVIDIA else {}
+    return {**options, **execution.provider_options.get(provider, {})}
+
+
+def _optimised_model(execution: Execution, model: Path | bytes, sha256: str) -> Path | None:
+    """Where the optimised graph of a model is kept; None when it is not.
+
+    It fits only the ONNX Runtime, the provider, the options and the processor it was made with. What was decrypted is
+    never written. Graphs with parts compiled by TensorRT cannot be written; its engine cache is for them.
+    """
+    directory = execution.optimised_models
+    if directory is None or not sha256 or not isinstance(model, Path) or not NVIDIA.isdisjoint(execution.providers):
+        return None
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    kind = [line for line in cpu.splitlines() if line.startswith(("model name", "flags"))][:2]
+    facts = repr((ort.__version__, execution.providers, execution.graph_optimisation, kind))
+    return directory / f"{sha256[:16]}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.onnx"
+
+
+def _specs(nodes: Sequence[Any], role: str, where: str) -> dict[str, TensorSpec]:
     specs: dict[str, TensorSpec] = {}
     for node in nodes:
         datatype = from_onnx(node.type)
         if datatype is None:
             hint = "; export it without ZipMap (zipmap=False)" if node.type.startswith("seq(map(") else ""
-            raise ModelError(f"{path}: {role} '{node.name}' is of type {node.type}, which V2 cannot carry{hint}")
+            raise ModelError(f"{where}: {role} '{node.name}' is of type {node.type}, which V2 cannot carry{hint}")
         shape = tuple(axis if isinstance(axis, int) else -1 for axis in node.shape)
         specs[node.name] = TensorSpec(node.name, datatype, shape)
     return specs

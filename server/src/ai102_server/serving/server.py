@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes of the service.
 
-Two of them: the *supervisor*, which owns the socket and speaks with systemd, and one *worker*, forked by Granian, which
-loads the models and answers. The worker tells the supervisor through a pipe that it is ready, why it is not, and, as
-long as it lives, that it lives. So only the main process notifies systemd (``NotifyAccess=main`` will do), and a worker
-whose interpreter hangs is noticed by the watchdog. A second pipe leads the other way: it says that the end is near, and
-its closing says that the supervisor is gone. It is no signal, because the kernel may deliver the second of two signals
-to another thread than the first, and Python's main thread then sleeps on.
+The *supervisor* owns the socket, speaks with systemd, and decides which models are served. *Workers*, forked by
+Granian, load the models and answer; all accept on the one socket. Each tells the supervisor through a channel of its
+own (``control``) that it is ready, why it is not, and, as long as it lives, that it lives. So only the main process
+notifies systemd (``NotifyAccess=main`` will do). A worker that dies, or whose interpreter hangs, is replaced while the
+others go on; the watchdog of systemd watches the supervisor.
+
+What workers are told goes through the channel too. It is no signal, because the kernel may deliver the second of two
+signals to another thread than the first, and Python's main thread then sleeps on.
 
 A socket of our own is bound by the supervisor, so that an address in use is an error at once, but it listens only when
-the models are ready: until then connections are refused and a gateway asks another host. A socket handed over by
-systemd listens all the time, so connections wait while the service restarts.
+the models of a worker are ready: until then connections are refused and a gateway asks another host. A socket handed
+over by systemd listens all the time, so connections wait while the service restarts.
 """
 
 from __future__ import annotations
@@ -21,30 +23,30 @@ import gc
 import logging
 import multiprocessing
 import os
-import select
 import signal
 import socket
 import stat
 import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.log import LogLevels
-from granian.server.mp import MPServer
+from granian.server.mp import MPServer, WorkerProcess
 
-from ai102_server.config import Config, Listen
-from ai102_server.errors import ServerError
+from ai102_server.config import Config, Listen, ModelRef
+from ai102_server.errors import RequestError, ServerError
+from ai102_server.serving.control import Channel, Coordinator, WorkerLink, WorkerMember, refs_from_json
 from ai102_server.serving.systemd import Notifier, inherited_sockets
 from ai102_server.serving.tls import check_tls
 from ai102_server.telemetry.logs import logging_config
 
 if TYPE_CHECKING:
-    from flask import Flask
-
     from ai102_server.service import Service
 
 __all__ = ["serve"]
@@ -54,9 +56,12 @@ logger = logging.getLogger(__name__)
 SPARE_THREADS: Final = 4
 """Threads beyond those that run or wait for inference, so that health and metrics always find one."""
 BEAT_SECONDS: Final = 2.0
+HANG_BEATS: Final = 5
+MINIMUM_HANG_SECONDS: Final = 1.0
+MAX_CONNECTIONS: Final = 4096
+"""Connections that a worker holds at a time. Most are kept alive by gateways and idle."""
 READY: Final = "ready"
 FAILED: Final = "failed"
-BEAT: Final = "beat"
 
 
 def serve(config: Config) -> int:
@@ -139,11 +144,12 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             address=config.listen.host,
             port=config.listen.port,
             interface=Interfaces.WSGI,
-            workers=1,
+            workers=config.plan_workers(),
             blocking_threads=1,
             http=HTTPModes.http1,
             websockets=False,
             backlog=config.listen.backlog,
+            backpressure=MAX_CONNECTIONS,
             log_level=LogLevels.warning,
             log_dictconfig=logging_config(config.log.level),
             ssl_cert=tls.certificate if tls else None,
@@ -157,20 +163,15 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._listener = listener
         self._activated = activated
         self._notifier = notifier
-        self._from_worker, self._status = os.pipe()
-        self._control, self._to_worker = os.pipe()
         self._stopping = False
+        self._members: dict[int, _Seat] = {}
+        self._problems: list[str] = []
+        self._ready: set[int] = set()
+        self._coordinator = Coordinator(config.models, self._serving_members, lambda: config.models)
 
     def run(self) -> None:
-        """Serve until a signal ends it. Raises ``SystemExit`` when the worker failed."""
-        worker = Worker(
-            self._config,
-            self._listener,
-            self._activated,
-            Pipes(self._status, self._control, (self._from_worker, self._to_worker)),
-            self._notifier.watchdog_seconds,
-        )
-        self.serve(target_loader=worker.load, wrap_loader=False)
+        """Serve until a signal ends it. Raises ``SystemExit`` when a worker failed at the start."""
+        self.serve(target_loader=_no_loader, wrap_loader=False)
 
     # What Granian calls ------------------------------------------------------------------------------------------
     def _init_shared_socket(self) -> None:
@@ -186,24 +187,46 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._sso = self._listener
 
     def startup(self, spawn_target: object, target_loader: object) -> None:
-        """Start the worker."""
+        """Start the workers."""
         # Set here and not in the constructor: Granian warns of more threads than cores, but most of these only wait.
-        self.blocking_threads = self._config.threads + self._config.limits.queue + SPARE_THREADS
+        self.blocking_threads = self._config.plan_admitted() + SPARE_THREADS
         super().startup(spawn_target, target_loader)
+        threading.Thread(target=self._watch_workers, name="worker-watch", daemon=True).start()
 
-    def _spawn_workers(self, spawn_target: object, target_loader: object) -> None:
-        super()._spawn_workers(spawn_target, target_loader)
-        os.close(self._status)
-        os.close(self._control)
-        threading.Thread(target=self._listen_to_worker, name="worker-pipe", daemon=True).start()
+    def _spawn_worker(self, idx: int, target: object, callback_loader: object) -> WorkerProcess:  # noqa: ARG002
+        ours, theirs = Channel.pair()
+        seat = _Seat(idx, ours)
+        self._members[idx] = seat
+        worker = Worker(
+            self._config,
+            self._listener,
+            activated=self._activated,
+            index=idx,
+            refs=self._coordinator.active,
+            channel=theirs,
+            others=[other.channel for other in self._members.values()],
+            beat_seconds=self._beat_seconds(),
+        )
+        process: WorkerProcess = super()._spawn_worker(idx, target, worker.load)
+        start = process.start
+
+        def start_and_listen() -> None:
+            start()
+            theirs.close()
+            seat.pid = process.inner.pid
+            threading.Thread(target=self._listen_to, args=(seat,), name=f"worker-{idx}", daemon=True).start()
+
+        process.start = start_and_listen
+        return process
 
     def signal_handler_interrupt(self, *_args: object) -> None:
         """SIGTERM or SIGINT: drain. The second one does not wait for the notice period."""
         again, self._stopping = self._stopping, True
         logger.info("stopping", extra={"drain_seconds": self._config.limits.drain_seconds})
         self._notifier.send("STOPPING=1", "STATUS=Finishing requests in flight")
-        with contextlib.suppress(OSError):
-            os.write(self._to_worker, b"d")
+        for seat in list(self._members.values()):
+            with contextlib.suppress(OSError):
+                seat.channel.send(do="drain")
         notice = self._config.limits.drain_notice_seconds
         if again or not notice:
             super().signal_handler_interrupt()
@@ -213,72 +236,132 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         timer.start()
 
     def signal_handler_reload(self, *_args: object) -> None:
-        """SIGHUP: Granian would replace the worker whether the new one comes up or not, so nothing is done."""
+        """SIGHUP: Granian would replace the workers whether the new ones come up or not, so nothing is done."""
         logger.warning("SIGHUP is ignored: restart the service to read its configuration and certificates again")
 
-    # What the worker says ----------------------------------------------------------------------------------------
-    def _listen_to_worker(self) -> None:
-        with os.fdopen(self._from_worker, "rb") as stream:
-            for line in stream:
-                message = orjson.loads(line)
-                event = message["event"]
-                if event == BEAT:
-                    self._notifier.send("WATCHDOG=1")
-                elif event == READY:
-                    self._notifier.send("READY=1", f"STATUS={message['status']}", "WATCHDOG=1")
-                elif event == FAILED:
-                    self._notifier.send(f"STATUS={message['status']}")
+    # What workers say --------------------------------------------------------------------------------------------
+    def _beat_seconds(self) -> float:
+        seconds = self._notifier.watchdog_seconds
+        return BEAT_SECONDS if seconds is None else min(BEAT_SECONDS, seconds / 3)
+
+    def _serving_members(self) -> list[WorkerMember]:
+        return [seat.member for index, seat in list(self._members.items()) if index in self._ready]
+
+    def _listen_to(self, seat: _Seat) -> None:
+        while (message := seat.channel.receive()) is not None:
+            seat.heard = time.monotonic()
+            event = message.get("event")
+            if event == READY:
+                self._worker_is_ready(seat, message)
+            elif event == FAILED:
+                self._notifier.send(f"STATUS={message['status']}")
+            elif event == "done":
+                seat.member.done(message)
+            elif event == "ask":
+                threading.Thread(target=self._do, args=(seat, message), daemon=True).start()
+        seat.member.gone()
+        seat.channel.close()
+
+    def _worker_is_ready(self, seat: _Seat, message: dict[str, Any]) -> None:
+        self._ready.add(seat.index)
+        seat.ready = True
+        if len(self._ready) < self.workers:
+            return
+        # From now on a worker that dies is replaced; before, it would only fail again.
+        self.respawn_failed_workers = True
+        self._notifier.send("READY=1", f"STATUS={message['status']}", "WATCHDOG=1")
+
+    def _do(self, seat: _Seat, message: dict[str, Any]) -> None:
+        answer: dict[str, Any] = {}
+        try:
+            getattr(self._coordinator, {"load": "load", "unload": "unload"}[message["what"]])(message["name"])
+        except RequestError as error:
+            answer = {"status": error.status, "message": error.message}
+        with contextlib.suppress(OSError):
+            seat.channel.send(do="answer", id=message["id"], **answer)
+
+    def _watch_workers(self) -> None:
+        """Feed systemd's watchdog, and end workers that have not been heard of: they are replaced then."""
+        patience = max(HANG_BEATS * self._beat_seconds(), MINIMUM_HANG_SECONDS)
+        while True:
+            time.sleep(self._beat_seconds())
+            self._notifier.send("WATCHDOG=1")
+            now = time.monotonic()
+            for seat in list(self._members.values()):
+                if seat.ready and seat.pid and now - seat.heard > patience:
+                    logger.error("a worker hangs and is replaced", extra={"worker": seat.index, "pid": seat.pid})
+                    seat.ready = False
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(seat.pid, signal.SIGKILL)
+
+
+class _Seat:
+    """What the supervisor knows of one worker."""
+
+    def __init__(self, index: int, channel: Channel) -> None:
+        self.index: Final = index
+        self.channel: Final = channel
+        self.member: Final = WorkerMember(channel)
+        self.pid: int | None = None
+        self.ready = False
+        self.heard = time.monotonic()
+
+
+def _no_loader() -> None:
+    raise NotImplementedError("each worker has a loader of its own")
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Worker
 # --------------------------------------------------------------------------------------------------------------------
-class Pipes(NamedTuple):
-    """File descriptors of the worker: where it reports, where it is told, and the other ends, which it must close."""
-
-    status: int
-    control: int
-    others: tuple[int, int]
-
-
 class Worker:
-    """What runs in the process that answers. Created in the supervisor, used after the fork."""
+    """What runs in a process that answers. Created in the supervisor, used after the fork.
+
+    ``others`` are the supervisor's ends of all channels, which came along with the fork: with them held here too, no
+    worker would ever learn that the supervisor is gone.
+    """
 
     def __init__(
         self,
         config: Config,
         listener: socket.socket,
+        *,
         activated: bool,
-        pipes: Pipes,
-        watchdog_seconds: float | None,
+        index: int,
+        refs: Sequence[ModelRef],
+        channel: Channel,
+        others: Sequence[Channel],
+        beat_seconds: float,
     ) -> None:
-        self._config = config
+        self._config = replace(config, models=tuple(refs))
         self._listener = listener
         self._activated = activated
-        self._pipes = pipes
+        self._index = index
+        self._channel = channel
+        self._others = others
+        self._beat_seconds = beat_seconds
         self._service: Service | None = None
-        self._beat_seconds = BEAT_SECONDS if watchdog_seconds is None else min(BEAT_SECONDS, watchdog_seconds / 3)
 
-    def load(self) -> Flask:
+    def load(self) -> Callable[..., Any]:
         """Load everything, and only then listen. Ends the process when that fails and ``start`` is strict."""
         # The supervisor's handlers came along with the fork; Granian installs its own when it starts to serve.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        # With the supervisor's ends held here too, this process would never learn that the supervisor died.
-        for descriptor in self._pipes.others:
-            os.close(descriptor)
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        for channel in self._others:
+            channel.close()
+        handlers = {"drain": self._drain, "prepare": self._prepare, "activate": self._activate}
+        link = WorkerLink(self._channel, self._beat_seconds, handlers, _end_this_process)
         # Imported here: the supervisor stays small, and no library of the engine is used on both sides of a fork.
-        from ai102_server.api import create_app
+        from ai102_server.api import create_wsgi
         from ai102_server.service import Service
 
-        service = Service.load(self._config)
+        service = Service.load(self._config, worker=self._index, link=link)
         problems = service.problems()
         if problems and self._config.start == "strict":
             logger.critical("not starting: models are not ready", extra={"problems": problems})
-            self._tell(FAILED, f"Not started: {'; '.join(problems)}")
+            link.tell(FAILED, status=f"Not started: {'; '.join(problems)}"[:400])
             sys.exit(1)
-        app = create_app(service)
+        application = create_wsgi(service)
         self._service = service
         # What was loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
@@ -287,30 +370,25 @@ class Worker:
             self._listener.listen(self._config.listen.backlog)
         models = sum(1 for _ in service.registry)
         ready = models - len(problems)
-        self._tell(READY, f"Serving {ready} of {models} models" + (f"; {'; '.join(problems)}" if problems else ""))
-        logger.info(
-            "serving",
-            extra={"address": str(self._listener.getsockname()), "models": ready, "release": self._config.release},
-        )
-        return app
+        status = f"Serving {ready} of {models} models" + (f"; {'; '.join(problems)}" if problems else "")
+        link.tell(READY, status=" ".join(status.split())[:400])
+        facts = {"models": ready, "release": self._config.release, "worker": self._index}
+        logger.info("serving", extra={"address": str(self._listener.getsockname()), **facts})
+        return application
 
-    def _tell(self, event: str, status: str = "") -> None:
-        # One write of less than PIPE_BUF bytes is atomic, so that threads need no lock.
-        line = orjson.dumps({"event": event, "status": " ".join(status.split())[:400]})
-        os.write(self._pipes.status, line + b"\n")
+    def _drain(self, _message: dict[str, Any]) -> None:
+        if self._service is not None:
+            self._service.draining = True
 
-    def _beat(self) -> None:
-        """Tell the supervisor that this process lives, and listen to it; end this process when it is gone."""
-        poller = select.poll()
-        poller.register(self._pipes.control, select.POLLIN)
-        while True:
-            told = poller.poll(self._beat_seconds * 1000)
-            try:
-                if told and not os.read(self._pipes.control, 64):
-                    break
-                self._tell(BEAT)
-            except OSError:
-                break
-            if told and self._service is not None:
-                self._service.draining = True
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    def _prepare(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._service is not None  # noqa: S101 - only workers that serve are asked
+        failed = self._service.prepare(refs_from_json(message["models"]))
+        return {"failed": [[name, version, reason] for (name, version), reason in failed.items()]}
+
+    def _activate(self, message: dict[str, Any]) -> None:
+        assert self._service is not None  # noqa: S101 - only workers that serve are asked
+        self._service.activate(refs_from_json(message["models"]))
+
+
+def _end_this_process() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
