@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ai102_server.config import ModelRef
+from ai102_server.config import ModelRef, parse_config
 from ai102_server.config.reader import Section
 from ai102_server.config.store import KeySource, Policy, Store, read_store
-from ai102_server.errors import ModelError
+from ai102_server.errors import ConfigError, ModelError
 from ai102_server.repository.store import (
     decryption_keys,
     pin,
@@ -368,3 +368,11 @@ def test_keys_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     sources = (KeySource(file=key), KeySource(credential="model_key"))
     assert len(decryption_keys(Store(decryption_keys=sources)).ids) == 2
+
+
+def test_a_store_stands_in_for_a_list_of_models() -> None:
+    listen = {"uds": "/run/x.sock"}
+    config = parse_config({"listen": listen, "store": {"path": "/models"}})
+    assert (config.models, config.store.path) == ((), Path("/models"))
+    with pytest.raises(ConfigError, match=r"models: is missing: .* or name a directory in store\.path"):
+        parse_config({"listen": listen, "store": {"state": "/state"}})

@@ -31,6 +31,7 @@ from ai102_server.config.reader import (
     to_text,
     to_version,
 )
+from ai102_server.config.store import Store, read_store
 from ai102_server.errors import ConfigError
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Listen",
     "Log",
     "ModelRef",
+    "Store",
     "Tls",
     "load_config",
     "parse_config",
@@ -131,6 +133,7 @@ class Config:
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
+    store: Store = field(default_factory=Store)
     release: str | None = None
 
     def plan_workers(self) -> int:
@@ -201,7 +204,9 @@ def _listen(root: Section) -> Listen:
 def _models(root: Section) -> tuple[ModelRef, ...]:
     value = root.raw("models")
     if value is MISSING:
-        root.report("models", "is missing: list the models to serve, each with name, version and path")
+        if not root.section("store").has("path"):
+            hint = "list the models to serve, each with name, version and path, or name a directory in store.path"
+            root.report("models", f"is missing: {hint}")
         return ()
     if not isinstance(value, list):
         root.report("models", f"must be a list, not {kind_of(value)}")
@@ -266,6 +271,7 @@ def parse_config(document: object, source: str = "configuration") -> Config:
         batching=read_batching(root.section("batching")),
         limits=_limits(root),
         log=_log(root),
+        store=read_store(root.section("store")),
         release=root.get("release", None, to_text),
     )
     root.finish()

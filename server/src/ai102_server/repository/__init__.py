@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ai102_server.repository.encryption import KeyRing, load_keys
 from ai102_server.repository.golden import GoldenRequest, compare_tensors, load_golden, parse_golden
-from ai102_server.repository.package import ModelPackage, load_public_key, load_public_keys, open_package
+from ai102_server.repository.package import ModelPackage, load_public_keys, open_package
 from ai102_server.repository.serving import Batching, Serving
 from ai102_server.repository.versions import version_key
 
@@ -19,7 +19,6 @@ __all__ = [
     "compare_tensors",
     "load_golden",
     "load_keys",
-    "load_public_key",
     "load_public_keys",
     "open_package",
     "parse_golden",

@@ -45,7 +45,6 @@ __all__ = [
     "Encryption",
     "ModelPackage",
     "PackageFile",
-    "load_public_key",
     "load_public_keys",
     "open_package",
     "parse_public_keys",
@@ -179,11 +178,6 @@ def load_public_keys(path: Path) -> tuple[Ed25519PublicKey, ...]:
     return parse_public_keys(content, f"model signing key {path}")
 
 
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """The first key of ``load_public_keys``."""
-    return load_public_keys(path)[0]
-
-
 def parse_public_keys(content: bytes, what: str) -> tuple[Ed25519PublicKey, ...]:
     """The public keys of a text in PEM form, at least one. ``what`` names it. Raises ``ModelError``."""
     keys: list[Ed25519PublicKey] = []
@@ -223,7 +217,7 @@ def open_package(
     path: Path,
     name: str,
     version: str,
-    public_keys: Sequence[Ed25519PublicKey] | Ed25519PublicKey | None,
+    public_keys: Sequence[Ed25519PublicKey] | None,
     decryption_keys: KeyRing | None = None,
 ) -> ModelPackage:
     """Verify the package at ``path``, which must be that of ``name`` and ``version``.
@@ -234,8 +228,7 @@ def open_package(
     where = f"model '{name}' version '{version}' at {path}"
     raw = _read(path / MANIFEST, where)
     if public_keys is not None:
-        keys = (public_keys,) if isinstance(public_keys, Ed25519PublicKey) else public_keys
-        _verify_signature(raw, path, keys, where)
+        _verify_signature(raw, path, public_keys, where)
     try:
         manifest = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
