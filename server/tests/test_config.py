@@ -85,7 +85,7 @@ def test_defaults() -> None:
     ("path", "value", "expected"),
     [
         ("thread", 3, "thread: unknown key; did you mean 'threads'?"),
-        ("zzz", 3, "zzz: unknown key; known keys here: batching, execution, limits"),
+        ("zzz", 3, "zzz: unknown key; known keys here: access, batching, execution"),
         ("listen.tls.certifcate", "/x", "listen.tls.certifcate: unknown key; did you mean 'certificate'?"),
         ("models.0.pth", "/x", "models[0].pth: unknown key; did you mean 'path'?"),
         ("threads", "4", "threads: '4' is neither a whole number nor auto"),

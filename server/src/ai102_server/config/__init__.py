@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import yaml
 
+from ai102_server.config.access import AccessConfig, read_access
 from ai102_server.config.execution import NVIDIA, Batching, Execution, processors, read_batching, read_execution
 from ai102_server.config.reader import (
     MISSING,
@@ -35,6 +36,7 @@ from ai102_server.config.store import Store, read_store
 from ai102_server.errors import ConfigError
 
 __all__ = [
+    "AccessConfig",
     "Batching",
     "Config",
     "Execution",
@@ -134,6 +136,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
     store: Store = field(default_factory=Store)
+    access: AccessConfig = field(default_factory=AccessConfig)
     release: str | None = None
 
     def plan_workers(self) -> int:
@@ -272,6 +275,7 @@ def parse_config(document: object, source: str = "configuration") -> Config:
         limits=_limits(root),
         log=_log(root),
         store=read_store(root.section("store")),
+        access=read_access(root.section("access")),
         release=root.get("release", None, to_text),
     )
     root.finish()
