@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai102_server import __version__
+from ai102_server.cli import account
 from ai102_server.errors import ServerError
 
 __all__ = ["main"]
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     golden.add_argument("--tolerance", type=float, default=1e-3, metavar="NUMBER", help="default: %(default)s")
     golden.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME", help="default: %(default)s")
     golden.set_defaults(run=_golden)
+
+    account.add_parser(commands)
     return parser
 
 
