@@ -17,6 +17,7 @@ import yaml
 
 from ai102_server.config.access import AccessConfig, read_access
 from ai102_server.config.execution import NVIDIA, Batching, Execution, processors, read_batching, read_execution
+from ai102_server.config.privacy import Privacy, read_privacy
 from ai102_server.config.reader import (
     MISSING,
     Section,
@@ -24,7 +25,6 @@ from ai102_server.config.reader import (
     to_choice,
     to_component,
     to_count,
-    to_flag,
     to_integer,
     to_mode,
     to_path,
@@ -33,6 +33,7 @@ from ai102_server.config.reader import (
     to_version,
 )
 from ai102_server.config.store import Store, read_store
+from ai102_server.config.telemetry import Log, Tracing, read_log, read_tracing
 from ai102_server.errors import ConfigError
 
 __all__ = [
@@ -44,13 +45,14 @@ __all__ = [
     "Listen",
     "Log",
     "ModelRef",
+    "Privacy",
     "Store",
     "Tls",
+    "Tracing",
     "load_config",
     "parse_config",
 ]
 
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 START_POLICIES: Final = ("strict", "degraded")
 TLS_VERSIONS: Final = ("1.2", "1.3")
 MAX_PORT: Final = 65535
@@ -108,14 +110,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Log:
-    """What is logged. ``access`` switches the line for each inference request; failed ones are always logged."""
-
-    level: str = "info"
-    access: bool = True
-
-
-@dataclass(frozen=True)
 class Config:
     """The whole configuration. ``workers`` processes answer, and each runs ``threads`` inferences of a model at a time.
 
@@ -135,6 +129,8 @@ class Config:
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     log: Log = field(default_factory=Log)
+    privacy: Privacy = field(default_factory=Privacy)
+    tracing: Tracing = field(default_factory=Tracing)
     store: Store = field(default_factory=Store)
     access: AccessConfig = field(default_factory=AccessConfig)
     release: str | None = None
@@ -245,17 +241,6 @@ def _limits(root: Section) -> Limits:
     return limits
 
 
-def _log(root: Section) -> Log:
-    section = root.section("log")
-    default = Log()
-    log = Log(
-        level=section.get("level", default.level, to_choice(LOG_LEVELS)),
-        access=section.get("access", default.access, to_flag),
-    )
-    section.finish()
-    return log
-
-
 def parse_config(document: object, source: str = "configuration") -> Config:
     """Check a parsed document and return the configuration.
 
@@ -273,7 +258,9 @@ def parse_config(document: object, source: str = "configuration") -> Config:
         execution=read_execution(root.section("execution")),
         batching=read_batching(root.section("batching")),
         limits=_limits(root),
-        log=_log(root),
+        log=read_log(root.section("log")),
+        privacy=read_privacy(root.section("privacy")),
+        tracing=read_tracing(root.section("tracing")),
         store=read_store(root.section("store")),
         access=read_access(root.section("access")),
         release=root.get("release", None, to_text),
