@@ -1,6 +1,9 @@
 # Copyright 2026 AI-102 inference maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Logs: one JSON object for each line on standard error, where systemd and containers collect it."""
+"""Logs: one JSON object for each line on standard error, where systemd and containers collect it.
+
+What must not be in a log is masked before a handler sees it, see ``ai102_server.privacy``.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from typing import Any, Final
 
 import orjson
 
+from ai102_server.privacy.masking import Masker
+
 __all__ = ["JsonFormatter", "configure_logging", "logging_config"]
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "_masked_by"}
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,18 +34,46 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
-        if record.exc_info:
+        # The text is there already when the record was masked, and only the text was.
+        if record.exc_text:
+            line["exception"] = record.exc_text
+        elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return _dumps(line)
+
+
+def _dumps(line: dict[str, Any]) -> str:
+    try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:
+        # Half a surrogate pair, a number beyond 64 bits: rather a line in other words than none.
+        return orjson.dumps({key: _printable(str(value)) for key, value in line.items()}).decode()
 
 
-def logging_config(level: str) -> dict[str, Any]:
-    """Configuration for ``logging.config.dictConfig``, for this package and for Granian. ``level`` as in the file."""
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def logging_config(level: str, masker: Masker | None = None) -> dict[str, Any]:
+    """Configuration for ``logging.config.dictConfig``, for this package and for Granian.
+
+    ``level`` as in the file; ``masker`` as ``config.privacy.masker()`` gives it, by default one of all default kinds.
+    """
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "ai102_server.telemetry.logs.JsonFormatter"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "json"}},
+        "filters": {"mask": {"()": "ai102_server.privacy.logs.MaskingFilter", "masker": masker or Masker()}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "json",
+                "filters": ["mask"],
+            }
+        },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
             "ai102_server": {"level": level.upper()},
@@ -49,6 +82,6 @@ def logging_config(level: str) -> dict[str, Any]:
     }
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, masker: Masker | None = None) -> None:
     """Set up logging of this process."""
-    logging.config.dictConfig(logging_config(level))
+    logging.config.dictConfig(logging_config(level, masker))
