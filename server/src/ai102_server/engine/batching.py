@@ -37,12 +37,14 @@ class BatchingPlan:
     """How requests of one model are put together.
 
     ``max_size`` is the largest number of rows of one run; 1: requests run one by one. ``padding`` gives, for the inputs
-    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds.
+    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds. Not ``queued``:
+    requests run at once, however many there are.
     """
 
     max_size: int = 1
     padding: Mapping[str, float] = field(default_factory=dict)
     delay: float = 0.0
+    queued: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class Batcher:
                 request ran, 400 when the model refuses the inputs.
 
         """
+        if not self._plan.queued:
+            return self._run_now(inputs, outputs)
         request = _Request(inputs, outputs, deadline)
         if self._plan.max_size > 1:
             self._describe(request)
@@ -168,6 +172,16 @@ class Batcher:
             raise request.error
         assert request.outcome is not None  # noqa: S101 - `_lead` has set one of the two
         return request.outcome
+
+    def _run_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Outcome:
+        started = time.monotonic()
+        arrays = self._run(inputs, outputs)
+        seconds = time.monotonic() - started
+        first = next(iter(inputs.values()), None)
+        rows = len(first) if first is not None and first.ndim else 1
+        if self._observe is not None:
+            self._observe(rows, seconds)
+        return Outcome(arrays, 0.0, seconds, rows)
 
     def _describe(self, request: _Request) -> None:
         """Set what decides with whom a request can run."""
