@@ -31,7 +31,8 @@ Finish = Callable[[Array], dict[str, Array]]
 
 def _real(array: Array) -> Array:
     """FP16 and BF16 are too coarse to compute with."""
-    return array if array.dtype in {np.float32, np.float64} else array.astype(np.float32)
+    fine = array.dtype.kind == "f" and array.dtype.itemsize >= _FP32.dtype.itemsize
+    return array if fine else array.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,10 @@ def read_text_steps(
             raise
         options.report("", f"{name} does not go with these options: {str(error)[:200]}")
         return None, names
+    added = tokenizer.num_special_tokens_to_add(is_pair=False) if special else 0
+    if max_length <= added:
+        # The library then cuts nothing at all.
+        options.report("max_length", f"is {max_length}, but {added} special tokens are added to each text")
     # The quick one leaves out where in the text a token stands, which nobody asks for; older libraries do not have it.
     encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
     return TextInput(inputs, encode, special, characters), names
