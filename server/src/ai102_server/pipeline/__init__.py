@@ -9,7 +9,7 @@ through unchanged; with ``outputs``, only those listed are answered. For example
     {"inputs": [{"name": "image", "input": "x", "steps": [
          {"decode": {"channels": "BGR"}}, {"resize": {"height": 48, "max_width": 192}},
          {"normalise": {"divide": 255, "mean": 0.5, "std": 0.5}}, {"pad": {"width": 192}}, {"layout": "NCHW"}]}],
-     "outputs": [{"output": "softmax_0.tmp_0", "steps": [
+     "outputs": [{"output": "save_infer_model/scale_0.tmp_1", "steps": [
          {"top": {"k": 1, "labels": "config.json", "outputs": {"label": "label", "score": "score"}}}]}]}
 
 An input has ``name`` (what clients send, a BYTES tensor of shape ``[n]``), ``input`` (the model's, default: the same
