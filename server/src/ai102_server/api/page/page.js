@@ -4,7 +4,7 @@
 // public API only; a token, where one is needed, is kept in a variable and nowhere else.
 "use strict";
 
-const POLL_MS = 2000;
+const POLL_MS = Math.max(200, Number(new URLSearchParams(location.search).get("poll")) || 2000); // ?poll=500
 const POINTS = 60; // two minutes
 const ELEMENTS = 24; // of a tensor in an example, at most
 const SHOWN = 20000; // characters of an answer
@@ -12,7 +12,7 @@ const SHOWN = 20000; // characters of an answer
 const by = (id) => document.getElementById(id);
 let token = null;
 let models = [];
-let statsThere = true;
+let statsThere = null; // not known yet
 let asking = false;
 
 class HttpError extends Error {
@@ -132,22 +132,19 @@ function drawChart(chart) {
 const NOTHING = { success: 0, fail: 0, seconds: 0, rows: 0, runs: 0 };
 
 async function counters(model) {
+  // A server without statistics has figures among its metrics all the same.
+  if (statsThere === null) statsThere = "/v2/models/stats" in ((await ask("openapi.json")).paths || {});
   if (statsThere) {
-    try {
-      const total = { ...NOTHING };
-      for (const item of (await ask("v2/models/stats")).model_stats) {
-        if (model && item.name !== model) continue;
-        total.success += item.inference_stats.success.count;
-        total.fail += item.inference_stats.fail.count;
-        total.seconds += item.inference_stats.success.ns / 1e9;
-        total.rows += item.inference_count;
-        total.runs += item.execution_count;
-      }
-      return total;
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      statsThere = false;
+    const total = { ...NOTHING };
+    for (const item of (await ask("v2/models/stats")).model_stats) {
+      if (model && item.name !== model) continue;
+      total.success += item.inference_stats.success.count;
+      total.fail += item.inference_stats.fail.count;
+      total.seconds += item.inference_stats.success.ns / 1e9;
+      total.rows += item.inference_count;
+      total.runs += item.execution_count;
     }
+    return total;
   }
   const total = { ...NOTHING, rows: NaN, runs: NaN };
   const text = String(await ask("metrics"));
@@ -367,6 +364,7 @@ async function update() {
 
 function begin() {
   makeCharts();
+  CHARTS.forEach(drawChart);
   by("try").addEventListener("submit", tryRequest);
   by("example").addEventListener("click", showExample);
   by("try-model").addEventListener("change", showExample);
