@@ -89,7 +89,7 @@ _JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9
 # Addresses
 # --------------------------------------------------------------------------------------------------------------------
 _AT: Final = re.compile(r"@|%40")
-_LOCAL: Final = re.compile(r"[\w.!#$%&'*+/?^`{|}~-]")
+_LOCAL: Final = re.compile(r"[\w.!#$%&'*+?^`{|}~-]")
 _DOMAIN: Final = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _IPV4: Final = re.compile(r"(?<![0-9A-Za-z.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z]|\.[0-9])")
 _IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{2,39}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![0-9A-Za-z:])")
@@ -346,6 +346,9 @@ def _mask_emails(text: str) -> str:
         start = at = match.start()
         while start > floor and _LOCAL.match(text, start - 1):
             start -= 1
+        # Quotes around an address are not of it.
+        while start < at and text[start] in "'`":
+            start += 1
         # The part before is looked at once, however many of the marks there are.
         floor = match.end()
         domain = _DOMAIN.match(text, match.end())
