@@ -185,6 +185,8 @@ def _check_mode(path: Path) -> None:
 def _jwk_algorithm(jwk: Mapping[str, Any]) -> str | None:
     """The one algorithm of a key: the one it names, if its type can have it; else the usual one of its type."""
     kind, named = jwk.get("kty"), jwk.get("alg")
+    if named is not None and not isinstance(named, str):
+        return None
     if kind == "OKP" and jwk.get("crv") == "Ed25519":
         return "EdDSA" if named in {None, "EdDSA", "Ed25519"} else None
     if kind == "EC":
