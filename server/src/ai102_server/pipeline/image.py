@@ -51,8 +51,10 @@ _TURNS: Final = {
 }
 _ANY: Final = -1
 
-# Pillow warns of large images; we refuse them ourselves, and a warning in the log helps nobody.
+# Pillow warns of what clients send: of large images, which we refuse ourselves, and of broken EXIF. Who reads the
+# server's log can do nothing about it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
