@@ -114,6 +114,7 @@ def make_manifest(
     facts: t.Mapping[str, t.Any],
     licence: str,
     source: str,
+    serving: t.Mapping[str, t.Any] | None = None,
 ) -> dict[str, t.Any]:
     """Describe a version of a model.
 
@@ -121,6 +122,7 @@ def make_manifest(
     :param facts: of the model, from ``_onnx.model_facts``.
     :param licence: SPDX identifier, or words.
     :param source: where the model comes from.
+    :param serving: how the server serves it, as the server's documentation of packages says.
     :raises PackageError: golden answers that do not fit, or files that are missing.
     """
     for needed in (MODEL, GOLDEN):
@@ -163,6 +165,8 @@ def make_manifest(
     }
     if CONFIG in files:
         manifest["config"] = CONFIG
+    if serving:
+        manifest["serving"] = dict(serving)
     return manifest
 
 

@@ -27,7 +27,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
 
 #: Changes when packages of the same sources come out otherwise.
 _FORMAT = 1
-_ENTRY_KEYS = {"name", "version", "source", "golden", "config", "licence", "description"}
+_ENTRY_KEYS = {"name", "version", "source", "golden", "config", "serving", "licence", "description"}
 
 
 class SigningKey:
@@ -139,6 +139,8 @@ class Packager:
             raise PackageError(
                 f"model {name} {version}: unknown keys {', '.join(unknown)}; known: {', '.join(sorted(_ENTRY_KEYS))}"
             )
+        if not isinstance(entry.get("serving", {}), dict):
+            raise PackageError(f"model {name} {version}: serving must be a dictionary, such as {{tags: []}}")
         source = entry.get("source")
         if not isinstance(source, dict) or len(source) != 1 or next(iter(source)) not in {"lock", "path", "package"}:
             raise PackageError(f"model {name} {version}: source must have exactly one of lock, path, package")
@@ -215,7 +217,7 @@ class Packager:
             remembered = self._remembered(name, version, fingerprint)
             if remembered is not None:
                 return remembered
-            return self._write_package(name, version, files, licence, source, fingerprint)
+            return self._write_package(name, version, files, licence, source, fingerprint, entry.get("serving"))
 
     def _fingerprint(self, entry: t.Mapping[str, t.Any], files: t.Mapping[str, Path], licence: str, source: str) -> str:
         stats = {path: [file.stat().st_size, file.stat().st_mtime_ns] for path, file in sorted(files.items())}
@@ -247,7 +249,14 @@ class Packager:
         return Package(name, version, path, digest, signed=True)
 
     def _write_package(
-        self, name: str, version: str, files: t.Mapping[str, Path], licence: str, source: str, fingerprint: str
+        self,
+        name: str,
+        version: str,
+        files: t.Mapping[str, Path],
+        licence: str,
+        source: str,
+        fingerprint: str,
+        serving: t.Mapping[str, t.Any] | None,
     ) -> Package:
         from ansible_collections.ai102.inference.plugins.module_utils._onnx import ModelFileError, model_facts
 
@@ -256,7 +265,7 @@ class Packager:
             facts = model_facts(files[MODEL])
         except ModelFileError as error:
             raise PackageError(f"model {name} {version}: {error}") from error
-        manifest = manifest_utils.make_manifest(name, version, files, facts, licence, source)
+        manifest = manifest_utils.make_manifest(name, version, files, facts, licence, source, serving)
         data = manifest_utils.canonical(manifest)
         digest = hashlib.sha256(data).hexdigest()
         if self.dry:

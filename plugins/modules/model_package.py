@@ -60,6 +60,11 @@ options:
       config:
         description: What clients may want to know, such as labels, as a dictionary or a JSON file.
         type: raw
+      serving:
+        description:
+          - How the server serves the model - C(batching), C(instances), C(padding), C(tags), C(pipeline). It becomes
+            part of the signed manifest; the server's README says what may stand there.
+        type: dict
       licence:
         description: SPDX identifier of the model's licence.
         type: str

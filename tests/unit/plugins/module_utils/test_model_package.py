@@ -88,6 +88,22 @@ def test_a_package_is_made_signed_and_complete(site: Site) -> None:
     assert json.loads((package.path / "config.json").read_text()) == {"labels": ["a"]}
 
 
+def test_settings_of_the_server_are_signed_with_the_model(site: Site) -> None:
+    serving = {"tags": ["public"], "pipeline": {"outputs": [{"output": "y", "steps": ["softmax"]}]}}
+    package = site.packager().package(site.entry(serving=serving))
+    assert package.path is not None
+    manifest = verify_package(package.path, [(site.root / "secrets/model_signing.pub").read_text()], "demo", "1")
+    assert manifest["serving"] == serving
+    # Without them the manifest is what it always was, and other settings make another package.
+    plain = site.packager().package(site.entry(version="2"))
+    assert plain.path is not None
+    assert "serving" not in json.loads((plain.path / "manifest.json").read_text())
+    changed = site.packager().package(site.entry(serving={"tags": []}))
+    assert changed.manifest_sha256 != package.manifest_sha256
+    with pytest.raises(PackageError, match="serving must be a dictionary"):
+        site.packager().package(site.entry(serving="public"))
+
+
 def test_the_key_is_made_once_encrypted_and_private(site: Site) -> None:
     site.packager().keys()
     key = site.root / "secrets/model_signing.key"
