@@ -49,30 +49,23 @@ _STRONG: Final = (
 _WEAK: Final = r"token|credentials?|session[_-]?id|signature|otp|pin|cvv2?|cvc"
 _STRONG_NAME: Final = rf"(?:{_STRONG})(?![A-Za-z])(?:[_-][\w-]{{0,20}})?"
 _WEAK_NAME: Final = rf"(?<![A-Za-z])(?:[A-Za-z]{{1,20}}[_-]|[A-Za-z]{{1,20}}(?=token))?(?:{_WEAK})(?![A-Za-z])"
-# JSON, and what Python prints: a name in quotes and a colon. In JSON inside of JSON the quotes are escaped, and quotes
-# inside of a value more so.
-_IN_JSON: Final = re.compile(
+_SECRET: Final = re.compile(
     rf"""
-    (?P<head>(?:{_STRONG_NAME}|{_WEAK_NAME})(?P<mark>\\{{0,3}}["'])\s{{0,4}}:\s{{0,4}}(?:[bru]{{1,2}}(?=[\"']))?)
-    (?:(?P<open>"(?=[^"])|'(?=[^'])|\\{{1,3}}["'])
-        (?:(?<=[^\\]")(?:[^"\\]|\\.)*
-          |(?<=[^\\]')(?:[^'\\]|\\.)*
-          |(?<=[^\\]\\["'])(?:[^"'\\]|\\\\(?:\\["'\\/]|[^"'\\])|\\[^"'\\])*
-          |(?<=\\\\["'])[^"']*?(?=\\*["']|\Z)
-        )
-      |(?P<bare>\[[^\]\r\n]*\]?|[^\s,;"'{{}}\[\]\\]+)
+    (?:
+        # JSON, and what Python prints: a name in quotes and a colon. In JSON inside of JSON the quotes are escaped.
+        (?P<json>(?:{_STRONG_NAME}|{_WEAK_NAME})(?P<mark>\\{{0,3}}["'])\s{{0,4}}:)
+        |(?:{_STRONG_NAME}\s{{0,4}}[:=]|{_WEAK_NAME}\s?=)
     )
-    """,
-    re.IGNORECASE | re.VERBOSE | re.ASCII | re.DOTALL,
-)
-# Everywhere else: a value in quotes to its end, or to a blank or a mark that ends a value.
-_IN_TEXT: Final = re.compile(
-    rf"""
-    (?P<head>(?:{_STRONG_NAME}\s{{0,4}}[:=]|{_WEAK_NAME}\s?=)\s{{0,4}}(?:[bru]{{1,2}}(?=[\"']))?)
-    (?:(?P<open>["'])(?:(?<=")[^"\r\n]*|(?<=')[^'\r\n]*)
-      |\[secret\]
-      |(?:(?:bearer|basic|digest|negotiate|token|apikey)[ ]+)?
-       (?:[^\s,;&"'\\]|\\(?!["']))*(?:[^\s,;&"'\\)\]}}>]|\\(?!["']))
+    \s{{0,4}}(?:[bru]{{1,2}}(?=["']))?
+    # A value in quotes, or without: then to a blank or a mark that ends a value.
+    (?:(?P<open>\\{{0,3}}["'])
+      |(?P<bare>\[secret\]
+        |(?(json)
+            (?:\[[^\]\r\n]*\]?|[^\s,;"'{{}}\[\]\\]+)
+            |(?:(?:bearer|basic|digest|negotiate|token|apikey)[ ]+)?
+             (?:[^\s,;&"'\\]|\\(?!["']))*(?:[^\s,;&"'\\)\]}}>]|\\(?!["'\\]))
+        )
+      )
     )
     """,
     re.IGNORECASE | re.VERBOSE | re.ASCII,
@@ -92,7 +85,9 @@ _AT: Final = re.compile(r"@|%40")
 _LOCAL: Final = re.compile(r"[\w.!#$%&'*+?^`{|}~-]")
 _DOMAIN: Final = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _IPV4: Final = re.compile(r"(?<![0-9A-Za-z.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z]|\.[0-9])")
-_IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{2,39}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?(?![0-9A-Za-z:])")
+_IPV6: Final = re.compile(
+    r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f:]{1,38}:(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]{2,39})(?![0-9A-Za-z:]|\.[0-9])"
+)
 
 # --------------------------------------------------------------------------------------------------------------------
 # Numbers
@@ -117,6 +112,7 @@ _SECRET_WORDS: Final = (
     "pass", "pwd", "secret", "key", "auth", "cookie", "token", "cred", "session", "signature", "otp", "pin", "cvv",
     "cvc", "://", "$argon2", "-----begin",
 )  # fmt: skip
+_TWO_DIGITS: Final = re.compile(r"[A-Za-z][0-9]{2}")
 _SIX_DIGITS: Final = re.compile(r"(?:[0-9][^0-9]*){6}")
 _NUMBER: Final = re.compile(
     r"[0-9](?:[ ./()-]{0,3}[0-9]){6}|(?<![A-Za-z])(?:[A-Za-z]{6}[0-9]{2}|[A-Za-z]{2} ?[0-9]{2} ?[0-9]{2})"
@@ -153,13 +149,12 @@ class Masker:
             text = _JWT.sub("[token]", _BEARER.sub(r"\1[token]", text))
         if self._email and ("@" in text or "%40" in text):
             text = _mask_emails(text)
-        if (self._iban or self._numbers) and _SIX_DIGITS.search(text) is not None:
-            if self._iban:
-                text = _mask_ibans(text)
-            if self._numbers and _NUMBER.search(text) is not None:
-                text = self._mask_numbers(text)
+        if self._iban and _TWO_DIGITS.search(text) is not None:
+            text = _mask_ibans(text)
+        if self._numbers and _SIX_DIGITS.search(text) is not None and _NUMBER.search(text) is not None:
+            text = self._mask_numbers(text)
         if self._ip:
-            text = _IPV6.sub(_hide_address, _IPV4.sub(_hide_address, text))
+            text = _IPV4.sub(_hide_address, _IPV6.sub(_hide_address, text))
         return text
 
     def mask_value(self, value: object, name: str = "") -> object:
@@ -325,18 +320,37 @@ def _mask_secrets(text: str) -> str:
     if "://" in text:
         text = _USERINFO.sub(r"\1[secret]", text)
     text = _COOKIES.sub(r"\1[secret]", text)
-    return _IN_TEXT.sub(_hide_in_text, _IN_JSON.sub(_hide_in_json, text))
+    parts: list[str] = []
+    done = 0
+    while (match := _SECRET.search(text, done)) is not None:
+        if match["open"] is not None:
+            # Quotes and what escapes them stay, so that JSON stays JSON.
+            end = _end_of_quoted(text, match.end(), match["open"])
+            parts += [text[done : match.end()], "[secret]" if end > match.end() else ""]
+        else:
+            # What had no quotes in JSON, such as a number, gets those of its name.
+            mark, end = match["mark"] or "", match.end()
+            parts += [text[done : match.start("bare")], mark, "[secret]", mark]
+        done = end
+    return "".join(parts) + text[done:]
 
 
-def _hide_in_json(match: re.Match[str]) -> str:
-    # Quotes and what escapes them stay, so that JSON stays JSON. What had none, such as a number, gets the name's.
-    if match["bare"] is None:
-        return f"{match['head']}{match['open']}[secret]"
-    return f"{match['head']}{match['mark']}[secret]{match['mark']}"
+def _end_of_quoted(text: str, start: int, mark: str) -> int:
+    """Where a quoted value ends that begins at ``start`` after ``mark``, a quote with the backslashes that escape it.
 
-
-def _hide_in_text(match: re.Match[str]) -> str:
-    return f"{match['head']}{match['open'] or ''}[secret]"
+    In JSON that is text in JSON, and so on, n backslashes before a quote end the value, and 2n + 1 are a quote inside
+    of it; each backslash of the value is 2(n + 1) of them, and they may stand in front of either.
+    """
+    escapes, quote = len(mark) - 1, mark[-1]
+    position = text.find(quote, start)
+    while position >= 0:
+        slashes = 0
+        while position - slashes > start and text[position - slashes - 1] == "\\":
+            slashes += 1
+        if slashes % (2 * (escapes + 1)) == escapes:
+            return position - escapes
+        position = text.find(quote, position + 1)
+    return len(text)
 
 
 def _mask_emails(text: str) -> str:

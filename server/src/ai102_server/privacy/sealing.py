@@ -13,6 +13,9 @@ A sealed field is text that fits into JSON, URLs and headers::
 - associated data: ``ai102.1.<key id>.`` and the context in UTF-8. The context says what the field is and for whom, such
   as ``orders/customer_email``; it is not in the text, both sides know it. A field cannot be passed off as another one.
 
+What is sealed is text. The command line seals other values of JSON, and text that begins with a NUL, as a NUL and the
+value's JSON.
+
 Any change of the text makes it unreadable. The length of the value can be seen. With random nonces one key must not
 seal more than 2^32 fields: rotate long before.
 """
