@@ -280,7 +280,7 @@ def test_not_every_number_is_one() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["a", "1 ", "@", "a@", ",", 'password="', "password=", "00 ", "DE89 ", "eyJaaaaaa.", "://a:", 
+    ["a", "1 ", "@", "a@", ",", 'password="', "password=", "00 ", "DE89 ", "eyJaaaaaa.", "://a:",
      "-----BEGIN PRIVATE KEY-----",
      "cookie:", "\\", 'token\\"', "1-", "%40", "a%40", ":", "1.", "password=(", '"token":[', "aT", "a_token ", "+1"],
 )  # fmt: skip
