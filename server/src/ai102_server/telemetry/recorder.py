@@ -56,7 +56,7 @@ class Telemetry:
         gpus = Gpus(config.execution.devices) if _NVIDIA.intersection(config.execution.providers) else None
         self._exposition: Final = Exposition(self._store, config.release, gpus)
         self._lines: Final = AccessLines(config, config.privacy.masker(), shared.pseudonyms)
-        self._writer: Final = LineWriter(sys.stderr.fileno() if descriptor is None else descriptor, config.log.queue)
+        self._writer: Final = LineWriter(_standard_error() if descriptor is None else descriptor, config.log.queue)
         self._providers: dict[tuple[str, str], str] = {}
         self._tracer: Final = (
             None
@@ -244,3 +244,11 @@ class Telemetry:
             for generation, figures in enumerate(gc.get_stats()[:3]):
                 column = Process.COLLECTOR + 3 * generation
                 row[column : column + 3] = (figures["collections"], figures["collected"], figures["uncollectable"])
+
+
+def _standard_error() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        # Replaced by something that is no file.
+        return 2

@@ -17,6 +17,7 @@ import fcntl
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Final
 
@@ -136,6 +137,7 @@ class TelemetryShared:
         self.header, self.processes, self.slots, self.states, self.keys, self.counters, self.rows = offsets
         self.memory: Final = mmap.mmap(-1, offset)
         self._descriptor: Final = os.memfd_create("ai102-telemetry-lock", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
         self._thread_lock: Final = threading.Lock()
 
     @classmethod
