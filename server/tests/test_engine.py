@@ -161,7 +161,7 @@ def test_models_without_golden_answers_are_warmed_up_with_zeros(signer: Signer) 
 
 
 def test_a_bug_in_a_library_costs_one_model_only(monkeypatch: pytest.MonkeyPatch, base_config: dict[str, Any]) -> None:
-    monkeypatch.setattr("ai102_server.engine.registry.open_package", _failing_for("doubling"))
+    monkeypatch.setattr("ai102_server.engine.loader.open_package", _failing_for("doubling"))
     registry = load_registry(parse_config(base_config))
     states = {(model.name, model.version): model.reason for model in registry}
     assert states["doubling", "1"] == "unexpected RuntimeError, see the log"
@@ -171,10 +171,10 @@ def test_a_bug_in_a_library_costs_one_model_only(monkeypatch: pytest.MonkeyPatch
 def _failing_for(name: str) -> Callable[..., Any]:
     from ai102_server.repository import open_package
 
-    def fail(path: Path, model: str, version: str, key: Any) -> Any:
+    def fail(path: Path, model: str, version: str, *keys: Any) -> Any:
         if model == name:
             raise RuntimeError("surprise")
-        return open_package(path, model, version, key)
+        return open_package(path, model, version, *keys)
 
     return fail
 

@@ -1,26 +1,35 @@
 # Copyright 2026 AI-102 inference maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The service: models, admission and metrics of one process put together, independent of HTTP."""
+"""The service of one process: models, access control, admission and telemetry put together, independent of HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ai102_server import __version__
+from ai102_server.access import Access, AccessShared
 from ai102_server.config import Config, ModelRef
 from ai102_server.engine import Admission, LoadedModel, Loader, Registry
 from ai102_server.engine.registry import PLATFORM
 from ai102_server.serving.control import Coordinator, Failures, WorkerLink
-from ai102_server.telemetry import Metrics
+from ai102_server.serving.models import change_models, wanted_models
+from ai102_server.telemetry import Telemetry, TelemetryShared
 
-__all__ = ["Service"]
+__all__ = ["Service", "Shared"]
 
-EXTENSIONS: Final = ("binary_tensor_data",)
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
+
+
+class Shared(NamedTuple):
+    """What all processes share: figures, and what limits callers."""
+
+    telemetry: TelemetryShared
+    access: AccessShared
 
 
 class _Alone:
-    """A service that has no other processes to agree with."""
+    """A service that has no other processes to agree with, as the coordinator sees it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -38,40 +47,60 @@ class Service:
     """What the HTTP API answers from. ``draining`` is set once, when the process is about to stop."""
 
     def __init__(
-        self, config: Config, registry: Registry, *, loader: Loader | None = None, link: WorkerLink | None = None
+        self,
+        config: Config,
+        *,
+        worker: int = 0,
+        link: WorkerLink | None = None,
+        shared: Shared | None = None,
+        registry: Registry | None = None,
     ) -> None:
-        self.config: Final = config
-        self.registry = registry
-        self.admission: Final = Admission(config.plan_admitted())
-        self.draining = False
-        self.metrics: Final = Metrics(
-            registry, config.release, inflight=lambda: self.admission.inflight, ready=lambda: self.ready
-        )
-        self._loader: Final = loader
-        self._link: Final = link
-        self._prepared: dict[ModelRef, LoadedModel] = {}
-        self._coordinator: Final = Coordinator(config.models, lambda: [_Alone(self)], lambda: config.models)
-
-    @classmethod
-    def load(cls, config: Config, *, worker: int = 0, link: WorkerLink | None = None) -> Service:
-        """Load every model and build the service; models that fail are not ready, with the reason.
+        """Load every model; those that fail are not ready, with the reason.
 
         Args:
             config: What to serve and how.
             worker: Number of this process; it takes the GPU of that number.
             link: Connection to the supervisor; without one, this process changes its models by itself.
+            shared: What all processes share; without it, this process counts alone.
+            registry: Models that are loaded already; without it, those of the configuration are loaded.
+
+        Raises:
+            ServerError: Accounts, keys or policy cannot be used.
 
         """
+        self.config: Final = config
+        self.admission: Final = Admission(config.plan_admitted())
+        self.draining = False
+        self.access: Final = Access.load(config.access, None if shared is None else shared.access)
+        figures = Telemetry.share(config, worker + 1) if shared is None else shared.telemetry
+        self.telemetry: Final = Telemetry(config, figures, worker)
         devices = config.execution.devices
-        loader = Loader(config, devices[worker % len(devices)])
-        return cls(config, Registry(loader.load(ref) for ref in config.models), loader=loader, link=link)
+        self._loader: Final = Loader(config, devices[worker % len(devices)], self.telemetry.executed)
+        self._link: Final = link
+        self._prepared: dict[ModelRef, LoadedModel] = {}
+        self._coordinator: Final = Coordinator(config.models, lambda: [_Alone(self)], lambda: wanted_models(config))
+        self.registry = registry or Registry(self._loader.load(ref) for ref in config.models)
+        for model in self.registry:
+            self._register(model)
+        self.telemetry.watch(
+            inflight=lambda: self.admission.inflight,
+            ready=lambda: self.ready,
+            draining=lambda: self.draining,
+            waiting=lambda: sum(model.run.waiting for model in self.registry if model.run is not None),
+        )
+
+    def close(self) -> None:
+        """Write what is left of logs and traces, and end the threads."""
+        self.telemetry.close()
+        self.access.close()
 
     # Models that come and go -------------------------------------------------------------------------------------
     def prepare(self, refs: Sequence[ModelRef]) -> Failures:
         """Load what is not served yet, beside what is served. Returns what failed."""
         failed: Failures = {}
         for ref in refs:
-            if ref in self._prepared or self._served(ref) or self._loader is None:
+            served = self.registry.find(ref.name, ref.version)
+            if ref in self._prepared or (served is not None and served.ready):
                 continue
             model = self._loader.load(ref)
             if model.ready:
@@ -87,27 +116,51 @@ class Service:
             model = self._prepared.get(ref) or self.registry.find(ref.name, ref.version)
             if model is not None:
                 models.append(model)
+        before = list(self.registry)
+        for model in models:
+            if self.registry.find(model.name, model.version) is not model:
+                self._register(model)
         self.registry = Registry(models)
+        for model in before:
+            if self.registry.find(model.name, model.version) is None:
+                self.telemetry.remove_model(model.name, model.version)
         self._prepared.clear()
 
-    def _served(self, ref: ModelRef) -> bool:
-        model = self.registry.find(ref.name, ref.version)
-        return model is not None and model.ready
+    def _register(self, model: LoadedModel) -> None:
+        self.telemetry.register_model(
+            model.name, model.version, model.provider, model.sha256, model.ready, model.reason
+        )
 
     def load_model(self, name: str) -> None:
-        """Serve a model again, or try again what failed. Raises ``RequestError`` (404, 500)."""
-        if self._link is not None:
-            self._link.ask("load", name=name)
-        else:
-            self._coordinator.load(name)
+        """Serve a model again as the policies say, after it was unloaded, rolled back, or failed.
+
+        Raises:
+            RequestError: 404 when there is no such model, 409 when what to serve cannot be found out, 500 when it
+                cannot be loaded.
+
+        """
+        self._change("load", name)
 
     def unload_model(self, name: str) -> None:
-        """Stop serving a model. Raises ``RequestError`` (404)."""
-        if self._link is not None:
-            self._link.ask("unload", name=name)
-        else:
-            self._coordinator.unload(name)
+        """Stop serving a model. Raises ``RequestError`` (404, 409)."""
+        self._change("unload", name)
 
+    def rollback_model(self, name: str) -> None:
+        """Serve the version before the newest one that is served, also after a restart.
+
+        Raises:
+            RequestError: 409 when there is none, or nowhere to remember it.
+
+        """
+        self._change("rollback", name)
+
+    def _change(self, what: str, name: str) -> None:
+        if self._link is not None:
+            self._link.ask(what, name=name)
+        else:
+            change_models(self._coordinator, self.config, what, name)
+
+    # What is asked -----------------------------------------------------------------------------------------------
     @property
     def ready(self) -> bool:
         """Whether traffic should be sent here."""
@@ -146,7 +199,7 @@ class Service:
 
     def model_metadata(self, model: LoadedModel) -> dict[str, Any]:
         """The document of ``/v2/models/<model>``. ``model`` must have a session."""
-        manifest = model.package.manifest if model.package is not None else {}
+        package = model.package
         return {
             "name": model.name,
             "versions": self.registry.versions(model.name),
@@ -157,11 +210,13 @@ class Service:
                 "version": model.version,
                 "provider": model.provider,
                 "release": self.config.release,
-                "sha256": model.package.model_sha256 if model.package is not None else None,
-                "signed": model.package.signed if model.package is not None else False,
+                "sha256": model.sha256,
+                "signed": package.signed if package is not None else False,
+                "encrypted": package.encrypted if package is not None else False,
                 "golden_answers": model.golden,
                 "batching": model.batching,
-                "licence": manifest.get("licence"),
+                "tags": sorted(model.tags),
+                "licence": package.manifest.get("licence") if package is not None else None,
             },
         }
 
@@ -177,3 +232,7 @@ class Service:
             for model in self.registry
             if model.ready or not ready_only
         ]
+
+    def statistics(self, name: str | None = None, version: str | None = None) -> dict[str, Any]:
+        """The document of ``/v2/models/stats``, of all processes. Raises ``RequestError`` (404)."""
+        return self.telemetry.statistics(name, version)

@@ -6,27 +6,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
-from ai102_server.codec import BINARY_HEADER, EncodedResponse, InferRequest, decode_request, encode_response
+from ai102_server.access import REQUEST_ID_KEY, Ticket
+from ai102_server.codec import BINARY_HEADER, EncodedResponse, decode_request, encode_response
+from ai102_server.codec.compression import choose_encoding, compress, decompress, request_encoding
 from ai102_server.codec.datatypes import Array
 from ai102_server.engine import LoadedModel
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
+from ai102_server.telemetry import Record
 
 __all__ = ["InferenceEndpoint", "Reply", "error_reply"]
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("ai102_server.access")
 
 JSON: Final = "application/json"
 _CONTENT_TYPES: Final = frozenset({"", JSON, "application/octet-stream"})
 _CHUNK: Final = 1 << 20
-_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
 
 
@@ -45,101 +46,168 @@ def error_reply(error: RequestError) -> Reply:
     return Reply(error.status, orjson.dumps({"error": error.message}), headers=dict(error.headers))
 
 
-@dataclass
-class _Trace:
-    """What is known of a request by the time it ends, for metrics and log."""
+class _About(NamedTuple):
+    """A model that a request names and that is not here: access control speaks first, and tells nobody so."""
 
-    model: str
+    name: str
     version: str
-    received: int = 0
-    inference: float | None = None
-    error: str | None = None
+    tags: frozenset[str] = frozenset()
+
+
+class _Trace:
+    """What is known of a request by the time it ends. Times in seconds; None: it did not come so far."""
+
+    __slots__ = ("batch", "decode", "encode", "error", "inference", "queue", "read", "received", "subject", "version")
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.received = 0
+        self.subject = ""
+        self.error: str | None = None
+        self.batch = 0
+        self.read: float | None = None
+        self.decode: float | None = None
+        self.queue: float | None = None
+        self.inference: float | None = None
+        self.encode: float | None = None
 
 
 class InferenceEndpoint:
-    """Answers ``POST /v2/models/<model>[/versions/<version>]/infer``; counts and logs every request."""
+    """Answers ``POST /v2/models/<model>[/versions/<version>]/infer``: who may ask, what it costs, and the answer.
+
+    Every request is admitted or turned away, let in by access control, and recorded, here and nowhere else: the way
+    that avoids Flask passes none of its hooks.
+    """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._limit = service.config.limits.max_body_bytes
-        self._log_all = service.config.log.access
+        limits = service.config.limits
+        self._service: Final = service
+        self._limit: Final = limits.max_body_bytes
+        self._max_batch: Final = limits.max_batch
+        self._allow_nan: Final = limits.allow_nan
+        self._compress_from: Final = limits.compress_from
+        self._admission: Final = service.admission
+        self._enter: Final = service.access.enter
+        self._record: Final = service.telemetry.add
 
-    def __call__(self, environ: Mapping[str, Any], model: str, version: str | None, request_id: str) -> Reply:
+    def __call__(self, environ: dict[str, Any], model: str, version: str | None, request_id: str) -> Reply:
         """Answer the request of a WSGI environment. Never raises for what a client sent."""
-        started = time.perf_counter()
-        trace = _Trace(model, version or "")
+        started = time.time()
+        begun = time.perf_counter()
+        environ[REQUEST_ID_KEY] = request_id
+        trace = _Trace(version or "")
+        ticket: Ticket | None = None
         try:
-            response = self._infer(environ, trace, version)
-            headers = {} if response.header_length is None else {BINARY_HEADER: str(response.header_length)}
-            reply = Reply(200, response.body, response.content_type, headers)
+            # First of all, because it is what those who are turned away cost.
+            with self._admission:
+                registry = self._service.registry
+                ticket = self._enter(environ, "infer", registry.lookup(model, version) or _About(model, version or ""))
+                trace.subject = ticket.subject
+                reply = self._answer(environ, registry.get_ready(model, version), trace, begun)
         except RequestError as error:
             trace.error = error.message
             reply = error_reply(error)
         except Exception as error:
             # What a library says may hold parts of the payload or paths: it is not for clients.
-            logger.exception("inference failed", extra={"request_id": request_id, "model": model})
+            logger.exception("inference failed", extra={"request_id": request_id, "model": model[:100]})
             trace.error = type(error).__name__
             reply = error_reply(RequestError(_SERVER_ERROR, "internal error; the server's log has the details"))
-        self._account(trace, reply, time.perf_counter() - started, request_id)
+        finally:
+            if ticket is not None:
+                ticket.close()
+        get = environ.get
+        self._record(
+            Record(
+                model,
+                trace.version,
+                reply.status,
+                started,
+                time.perf_counter() - begun,
+                trace.queue,
+                trace.inference,
+                trace.received,
+                len(reply.body),
+                request_id,
+                get("HTTP_TRACEPARENT"),
+                trace.subject,
+                trace.error,
+                trace.batch,
+                "",
+                get("HTTP_TRACESTATE"),
+                trace.read,
+                trace.decode,
+                trace.encode,
+            )
+        )
         return reply
 
-    def _infer(self, environ: Mapping[str, Any], trace: _Trace, version: str | None) -> EncodedResponse:
-        model = self._service.registry.get_ready(trace.model, version)
+    def _answer(self, environ: Mapping[str, Any], model: LoadedModel, trace: _Trace, begun: float) -> Reply:
+        clock = time.perf_counter
+        get = environ.get
         trace.version = model.version
-        _check_headers(environ)
-        # Admitted before the body is read: those who are turned away cost next to nothing.
-        with self._service.admission:
-            body = _read_body(environ, self._limit)
-            trace.received = len(body)
-            header_length = environ.get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH")
-            request = decode_request(body, header_length, model.inputs, model.outputs)
-            arrays = self._run(model, request, trace)
-            return encode_response(model.name, model.version, request, arrays, model.outputs)
-
-    @staticmethod
-    def _run(model: LoadedModel, request: InferRequest, trace: _Trace) -> list[Array]:
-        assert model.run is not None  # noqa: S101 - the model is ready
+        if get("CONTENT_TYPE") != JSON:
+            _check_content_type(environ)
+        body = _read_body(environ, self._limit)
+        trace.received = len(body)
+        read = clock()
+        trace.read = read - begun
+        request = decode_request(
+            body,
+            get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"),
+            model.inputs,
+            model.outputs,
+            timeout=get("HTTP_X_REQUEST_TIMEOUT"),
+            max_batch=self._max_batch,
+            allow_nan=self._allow_nan,
+        )
+        pipeline = model.pipeline
         names = [output.name for output in request.outputs]
-        outcome = model.run(request.inputs, names, None)
-        trace.inference = outcome.ran
-        return outcome.outputs
+        inputs: Mapping[str, Array] = request.inputs
+        sources: Sequence[str] = names
+        if pipeline is not None:
+            inputs, sources = pipeline.before(inputs), pipeline.sources(names)
+        trace.decode = clock() - read
+        deadline = None
+        if request.deadline_seconds is not None:
+            deadline = time.monotonic() - (clock() - begun) + request.deadline_seconds
+        run = model.run
+        assert run is not None  # noqa: S101 - the model is ready
+        outcome = run(inputs, sources, deadline)
+        trace.queue, trace.inference, trace.batch = outcome.queued, outcome.ran, outcome.batch
+        ran = clock()
+        arrays = outcome.outputs
+        if pipeline is not None:
+            finished = pipeline.after(dict(zip(sources, arrays, strict=True)))
+            arrays = [finished[name] for name in names]
+        response = encode_response(model.name, model.version, request, arrays, model.outputs)
+        reply = self._reply(response, get("HTTP_ACCEPT_ENCODING"))
+        trace.encode = clock() - ran
+        return reply
 
-    def _account(self, trace: _Trace, reply: Reply, seconds: float, request_id: str) -> None:
-        self._service.metrics.observe(trace.model, trace.version, reply.status, seconds, trace.inference)
-        failed = reply.status >= _ERROR
-        if not (failed or self._log_all):
-            return
-        level = logging.INFO
-        if failed:
-            level = logging.ERROR if reply.status == _SERVER_ERROR else logging.WARNING
-        if access_logger.isEnabledFor(level):
-            facts: dict[str, Any] = {
-                "request_id": request_id,
-                "model": trace.model[:100],
-                "version": trace.version[:100],
-                "status": reply.status,
-                "ms": round(seconds * 1000, 3),
-                "bytes_in": trace.received,
-                "bytes_out": len(reply.body),
-            }
-            if trace.inference is not None:
-                facts["inference_ms"] = round(trace.inference * 1000, 3)
-            if trace.error is not None:
-                facts["error"] = trace.error[:300]
-            access_logger.log(level, "infer", extra=facts)
+    def _reply(self, response: EncodedResponse, accepted: str | None) -> Reply:
+        headers = {} if response.header_length is None else {BINARY_HEADER: str(response.header_length)}
+        body = response.body
+        if self._compress_from and len(body) >= self._compress_from:
+            encoding = choose_encoding(accepted)
+            headers["Vary"] = "Accept-Encoding"
+            if encoding is not None:
+                body = compress(body, encoding)
+                headers["Content-Encoding"] = encoding
+        return Reply(200, body, response.content_type, headers)
 
 
-def _check_headers(environ: Mapping[str, Any]) -> None:
+def _check_content_type(environ: Mapping[str, Any]) -> None:
     content_type = environ.get("CONTENT_TYPE") or ""
     if content_type.partition(";")[0].strip().lower() not in _CONTENT_TYPES:
         raise RequestError(415, "Content-Type must be application/json, or application/octet-stream for binary tensors")
-    if (environ.get("HTTP_CONTENT_ENCODING") or "identity").strip().lower() != "identity":
-        raise RequestError(415, "Content-Encoding is not supported: send the body as it is")
 
 
 def _read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """Read the body, of known length or chunked. Raises ``RequestError`` (400, 413)."""
+    """Read the body, of known length or chunked, compressed or not. Raises ``RequestError`` (400, 413, 415)."""
     stream: IO[bytes] = environ["wsgi.input"]
+    encoded = environ.get("HTTP_CONTENT_ENCODING")
+    if encoded is not None and (encoding := request_encoding(encoded)) is not None:
+        return decompress(iter(lambda: stream.read(_CHUNK), b""), encoding, limit)
     declared = environ.get("CONTENT_LENGTH") or ""
     if not declared:
         return _read_chunked(stream, limit)

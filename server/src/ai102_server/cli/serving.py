@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
-from ai102_server.config import load_config
+from ai102_server.config import ModelRef, load_config
 from ai102_server.telemetry.logs import configure_logging
 
 __all__ = ["run_check", "run_serve"]
@@ -18,7 +19,7 @@ __all__ = ["run_check", "run_serve"]
 def run_serve(path: Path) -> int:
     """Run the server with the configuration at ``path``."""
     config = load_config(path)
-    configure_logging(config.log.level)
+    configure_logging(config.log.level, config.privacy.masker())
     from ai102_server.serving import serve
 
     return serve(config)
@@ -29,12 +30,16 @@ def run_check(path: Path, *, as_json: bool) -> int:
     config = load_config(path)
     # The result says what is wrong; the same as log lines would only be in the way.
     configure_logging("error" if not as_json else "critical")
+    from ai102_server.access import Access
     from ai102_server.engine import load_registry
+    from ai102_server.serving.models import wanted_models
     from ai102_server.serving.tls import check_tls
 
     if config.listen.tls is not None:
         check_tls(config.listen.tls)
-    registry = load_registry(config)
+    Access.load(config.access).close()
+    refs = tuple(ModelRef(item.name, item.version, item.path) for item in wanted_models(config))
+    registry = load_registry(replace(config, models=refs))
     if as_json:
         models = [
             {

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from ai102_server.engine.admission import Admission
-from ai102_server.engine.registry import LoadedModel, Loader, Registry, load_registry
+from ai102_server.engine.loader import Loader, load_registry
+from ai102_server.engine.registry import LoadedModel, Registry
 from ai102_server.engine.session import ModelSession, prepare_providers
 
 __all__ = [

@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from ai102_server.codec import TensorSpec, from_onnx
 from ai102_server.codec.datatypes import Array
+from ai102_server.codec.ortvalues import needs_ort_values, run_with_ort_values
 from ai102_server.config import Execution
 from ai102_server.config.execution import NVIDIA
 from ai102_server.errors import ModelError, RequestError
@@ -47,7 +48,14 @@ class ModelSession:
     """A loaded model. ``run`` may be called from several threads at once; ONNX Runtime releases the interpreter."""
 
     def __init__(
-        self, model: Path | bytes, execution: Execution, *, where: str | None = None, device: int = 0, sha256: str = ""
+        self,
+        model: Path | bytes,
+        execution: Execution,
+        *,
+        where: str | None = None,
+        device: int = 0,
+        sha256: str = "",
+        external: Mapping[str, bytes] | None = None,
     ) -> None:
         """Load a model.
 
@@ -57,6 +65,7 @@ class ModelSession:
             where: How messages call the model; default: its path.
             device: Number of the GPU.
             sha256: SHA-256 (hex) of the model, by which its optimised graph is kept and found.
+            external: Content of the files in which the model keeps weights, for a model that comes as bytes.
 
         Raises:
             ModelError: ONNX Runtime or the protocol cannot take the model.
@@ -70,6 +79,9 @@ class ModelSession:
                 logger.warning("execution provider not in this ONNX Runtime", extra={"provider": name})
         options = _options(execution)
         source = str(model) if isinstance(model, Path) else model
+        if external:
+            sizes = [len(content) for content in external.values()]
+            options.add_external_initializers_from_files_in_memory(list(external), list(external.values()), sizes)
         kept = _optimised_model(execution, model, sha256)
         if kept is not None and kept.exists():
             source = str(kept)
@@ -92,6 +104,7 @@ class ModelSession:
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.inputs: dict[str, TensorSpec] = _specs(self._session.get_inputs(), "input", where)
         self.outputs: dict[str, TensorSpec] = _specs(self._session.get_outputs(), "output", where)
+        self._ort_values = needs_ort_values(self.inputs, self.outputs)
         self._bound = execution.io_binding and self.provider in NVIDIA
 
     @property
@@ -102,6 +115,8 @@ class ModelSession:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Compute ``outputs``, in that order. Raises ``RequestError`` (400) when the model refuses the inputs."""
         try:
+            if self._ort_values:
+                return run_with_ort_values(self._session, outputs, inputs)
             if self._bound:
                 return self._run_bound(inputs, outputs)
             result: list[Array] = self._session.run(outputs, inputs)

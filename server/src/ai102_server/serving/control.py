@@ -33,6 +33,7 @@ __all__ = [
     "Coordinator",
     "Failures",
     "Member",
+    "Wanted",
     "WorkerLink",
     "WorkerMember",
     "refs_from_json",
@@ -163,11 +164,31 @@ class WorkerMember:
             answered.set()
 
 
+class Wanted(Protocol):
+    """A model version that should be served; ``stamp`` changes when its package does."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    def version(self) -> str:
+        """Version of the model."""
+
+    @property
+    def path(self) -> Path:
+        """Directory of the package."""
+
+    @property
+    def stamp(self) -> str:
+        """Anything that changes when the package does."""
+
+
 class Coordinator:
     """Decides which models are served, and has all members change together.
 
     Args:
-        refs: What is served at the start.
+        active: What is served at the start.
         members: Gives the members of the moment.
         wanted: Gives what should be served, apart from what was unloaded by hand; asked at every change.
 
@@ -175,15 +196,16 @@ class Coordinator:
 
     def __init__(
         self,
-        refs: Sequence[ModelRef],
+        active: Iterable[ModelRef],
         members: Callable[[], Iterable[Member]],
-        wanted: Callable[[], Sequence[ModelRef]],
+        wanted: Callable[[], Iterable[Wanted]],
     ) -> None:
         self._lock: Final = threading.Lock()
         self._members: Final = members
         self._wanted: Final = wanted
-        self._active: tuple[ModelRef, ...] = tuple(refs)
-        self._failed: Failures = {}
+        self._active: tuple[ModelRef, ...] = tuple(active)
+        # Packages that could not be loaded, by what they were then: they are not tried again until they change.
+        self._failed: dict[tuple[str, str, str], str] = {}
         self._unloaded: set[str] = set()
 
     @property
@@ -192,26 +214,35 @@ class Coordinator:
         return self._active
 
     def poll(self) -> None:
-        """Serve what is wanted, if that has changed. What failed is not tried again until it is asked for."""
-        wanted = [ref for ref in self._wanted() if ref.name not in self._unloaded]
-        if set(wanted) != set(self._active) | {ref for ref in wanted if (ref.name, ref.version) in self._failed}:
-            with self._lock:
-                self._change(wanted)
+        """Serve what is wanted, if that has changed. Raises ``ModelError`` when it cannot be found out."""
+        wanted = self._candidates()
+        if {ModelRef(item.name, item.version, item.path) for item in wanted} - set(self._active) or {
+            item.name for item in wanted
+        } != {ref.name for ref in self._active}:
+            self.refresh()
+        elif {(ref.name, ref.version) for ref in self._active} - {(item.name, item.version) for item in wanted}:
+            # Versions that are no longer wanted, unless they stand in for one that failed.
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Serve what is wanted. Raises ``ModelError`` when it cannot be found out."""
+        with self._lock:
+            self._change(self._candidates())
 
     def load(self, name: str) -> None:
         """Serve a model again that was unloaded, or try again what failed.
 
         Raises:
             RequestError: 404 when there is no such model, 500 when it cannot be loaded.
+            ModelError: What should be served cannot be found out.
 
         """
         with self._lock:
-            wanted = self._wanted()
-            if not any(ref.name == name for ref in wanted):
+            if not any(item.name == name for item in self._wanted()):
                 raise RequestError(404, f"unknown model '{name[:100]}'")
             self._unloaded.discard(name)
             self._failed = {key: reason for key, reason in self._failed.items() if key[0] != name}
-            failed = self._change([ref for ref in wanted if ref.name not in self._unloaded])
+            failed = self._change(self._candidates())
         mine = [f"version {version}: {reason}" for (model, version), reason in failed.items() if model == name]
         if mine:
             raise RequestError(500, f"model '{name}' cannot be loaded: {'; '.join(mine)}")
@@ -221,27 +252,36 @@ class Coordinator:
 
         Raises:
             RequestError: 404 when it is not served.
+            ModelError: What should be served cannot be found out.
 
         """
         with self._lock:
             if not any(ref.name == name for ref in self._active):
                 raise RequestError(404, f"unknown model '{name[:100]}'")
             self._unloaded.add(name)
-            self._change([ref for ref in self._active if ref.name != name])
+            self._change(self._candidates())
 
-    def _change(self, wanted: Sequence[ModelRef]) -> Failures:
+    def _candidates(self) -> list[Wanted]:
+        return [
+            item
+            for item in self._wanted()
+            if item.name not in self._unloaded and (item.name, item.version, item.stamp) not in self._failed
+        ]
+
+    def _change(self, candidates: Sequence[Wanted]) -> Failures:
         """Called with the lock held. Returns what failed now."""
+        refs = [ModelRef(item.name, item.version, item.path) for item in candidates]
         members = list(self._members())
         failed: Failures = {}
-        fresh = [ref for ref in wanted if (ref.name, ref.version) not in self._failed]
-        for wait in [member.prepare(fresh) for member in members]:
+        for wait in [member.prepare(refs) for member in members]:
             failed.update(wait())
-        self._failed.update(failed)
-        served = [ref for ref in fresh if (ref.name, ref.version) not in failed]
+        for item in candidates:
+            if (item.name, item.version) in failed:
+                self._failed[item.name, item.version, item.stamp] = failed[item.name, item.version]
+        served = [ref for ref in refs if (ref.name, ref.version) not in failed]
         # A model of which nothing could be loaded keeps what it had.
-        names = {ref.name for ref in served}
-        lost = {ref.name for ref in wanted} - names
-        served += [ref for ref in self._active if ref.name in lost]
+        broken = {name for name, _version, _stamp in self._failed} - {ref.name for ref in served} - self._unloaded
+        served += [ref for ref in self._active if ref.name in broken]
         for done in [member.activate(served) for member in members]:
             done()
         before, self._active = self._active, tuple(served)

@@ -22,6 +22,7 @@ import contextlib
 import gc
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -39,14 +40,18 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.log import LogLevels
 from granian.server.mp import MPServer, WorkerProcess
 
+from ai102_server.access import Access
 from ai102_server.config import Config, Listen, ModelRef
-from ai102_server.errors import RequestError, ServerError
+from ai102_server.errors import ModelError, RequestError, ServerError
 from ai102_server.serving.control import Channel, Coordinator, WorkerLink, WorkerMember, refs_from_json
+from ai102_server.serving.models import change_models, wanted_models
 from ai102_server.serving.systemd import Notifier, inherited_sockets
 from ai102_server.serving.tls import check_tls
+from ai102_server.telemetry import TelemetryShared
 from ai102_server.telemetry.logs import logging_config
 
 if TYPE_CHECKING:
+    from ai102_server.access import AccessShared
     from ai102_server.service import Service
 
 __all__ = ["serve"]
@@ -151,7 +156,7 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             backlog=config.listen.backlog,
             backpressure=MAX_CONNECTIONS,
             log_level=LogLevels.warning,
-            log_dictconfig=logging_config(config.log.level),
+            log_dictconfig=logging_config(config.log.level, config.privacy.masker()),
             ssl_cert=tls.certificate if tls else None,
             ssl_key=tls.key if tls else None,
             ssl_protocol_min=SSLProtocols.tls12 if tls and tls.minimum_version == "1.2" else SSLProtocols.tls13,
@@ -167,7 +172,11 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._members: dict[int, _Seat] = {}
         self._problems: list[str] = []
         self._ready: set[int] = set()
-        self._coordinator = Coordinator(config.models, self._serving_members, lambda: config.models)
+        # Everything that workers share is made before the first of them.
+        self._telemetry = TelemetryShared.create(config, self.workers)
+        self._access = Access.share(config.access)
+        models = [ModelRef(item.name, item.version, item.path) for item in wanted_models(config)]
+        self._coordinator = Coordinator(models, self._serving_members, lambda: wanted_models(config))
 
     def run(self) -> None:
         """Serve until a signal ends it. Raises ``SystemExit`` when a worker failed at the start."""
@@ -192,20 +201,22 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self.blocking_threads = self._config.plan_admitted() + SPARE_THREADS
         super().startup(spawn_target, target_loader)
         threading.Thread(target=self._watch_workers, name="worker-watch", daemon=True).start()
+        if self._config.store.path is not None and self._config.store.poll_seconds:
+            threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
     def _spawn_worker(self, idx: int, target: object, callback_loader: object) -> WorkerProcess:  # noqa: ARG002
         ours, theirs = Channel.pair()
         seat = _Seat(idx, ours)
         self._members[idx] = seat
         worker = Worker(
-            self._config,
+            replace(self._config, models=self._coordinator.active),
             self._listener,
             activated=self._activated,
             index=idx,
-            refs=self._coordinator.active,
             channel=theirs,
             others=[other.channel for other in self._members.values()],
             beat_seconds=self._beat_seconds(),
+            shared=(self._telemetry, self._access),
         )
         process: WorkerProcess = super()._spawn_worker(idx, target, worker.load)
         start = process.start
@@ -274,7 +285,7 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
     def _do(self, seat: _Seat, message: dict[str, Any]) -> None:
         answer: dict[str, Any] = {}
         try:
-            getattr(self._coordinator, {"load": "load", "unload": "unload"}[message["what"]])(message["name"])
+            change_models(self._coordinator, self._config, message["what"], message["name"])
         except RequestError as error:
             answer = {"status": error.status, "message": error.message}
         with contextlib.suppress(OSError):
@@ -293,6 +304,22 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
                     seat.ready = False
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(seat.pid, signal.SIGKILL)
+
+    def _watch_store(self) -> None:
+        """Serve new versions as they come. What cannot be read is said once, and looked at again."""
+        said = ""
+        while not self._stopping:
+            time.sleep(self._config.store.poll_seconds)
+            if len(self._ready) < self.workers:
+                continue
+            try:
+                self._coordinator.poll()
+                said = ""
+            except ModelError as error:
+                if str(error) != said:
+                    message = "the model store cannot be read; what was served still is"
+                    logger.error(message, extra={"reason": str(error)})  # noqa: TRY400 - the reason is all there is to say
+                said = str(error)
 
 
 class _Seat:
@@ -328,12 +355,13 @@ class Worker:
         *,
         activated: bool,
         index: int,
-        refs: Sequence[ModelRef],
         channel: Channel,
         others: Sequence[Channel],
         beat_seconds: float,
+        shared: tuple[TelemetryShared, AccessShared],
     ) -> None:
-        self._config = replace(config, models=tuple(refs))
+        self._shared = shared
+        self._config = config
         self._listener = listener
         self._activated = activated
         self._index = index
@@ -353,9 +381,14 @@ class Worker:
         link = WorkerLink(self._channel, self._beat_seconds, handlers, _end_this_process)
         # Imported here: the supervisor stays small, and no library of the engine is used on both sides of a fork.
         from ai102_server.api import create_wsgi
-        from ai102_server.service import Service
+        from ai102_server.service import Service, Shared
 
-        service = Service.load(self._config, worker=self._index, link=link)
+        try:
+            service = Service(self._config, worker=self._index, link=link, shared=Shared(*self._shared))
+        except ServerError as error:
+            logger.critical("not starting", extra={"reason": str(error)})
+            link.tell(FAILED, status=f"Not started: {error}"[:400])
+            sys.exit(1)
         problems = service.problems()
         if problems and self._config.start == "strict":
             logger.critical("not starting: models are not ready", extra={"problems": problems})
@@ -363,6 +396,8 @@ class Worker:
             sys.exit(1)
         application = create_wsgi(service)
         self._service = service
+        # What is registered with atexit is not called in a process that multiprocessing forked.
+        multiprocessing.util.Finalize(None, service.close, exitpriority=0)
         # What was loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
