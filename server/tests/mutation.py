@@ -72,7 +72,7 @@ class Change(NamedTuple):
 
     place: ast.AST
     field: str
-    index: int | None
+    position: int | None
     new: ast.AST
 
 
@@ -156,21 +156,21 @@ def mutants(module: Path) -> Iterator[Mutant]:
     lines = (SERVER / module).read_text(encoding="utf-8").splitlines()
     for change in _changes(tree):
         holder = getattr(change.place, change.field)
-        old = holder if change.index is None else holder[change.index]
+        old = holder if change.position is None else holder[change.position]
         line = getattr(old, "lineno", 0)
         if line and "# no mutant" in lines[line - 1]:
             continue
         new = ast.copy_location(copy.copy(change.new), old)
         what = f"{_short(old)}  →  {_short(new)}"
-        if change.index is None:
+        if change.position is None:
             setattr(change.place, change.field, new)
         else:
-            holder[change.index] = new
+            holder[change.position] = new
         text = ast.unparse(ast.fix_missing_locations(tree))
-        if change.index is None:
+        if change.position is None:
             setattr(change.place, change.field, old)
         else:
-            holder[change.index] = old
+            holder[change.position] = old
         yield Mutant(module, line, what, text)
 
 
@@ -197,8 +197,7 @@ def run(directory: Path, selected: list[str], timeout: float) -> bool:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *selected]
     try:
-        # The interpreter and the tests of this checkout, nothing of anybody else.
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command, cwd=directory, env=environment, capture_output=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:

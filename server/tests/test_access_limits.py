@@ -52,6 +52,8 @@ def in_child(work: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            # What hangs must not hang for ever.
+            signal.alarm(20)
             work()
             os.write(ready[1], b"y")
             signal.pause()
@@ -341,10 +343,38 @@ def test_threads_together_give_everything_back() -> None:
 def test_generations_grow_for_all() -> None:
     shared = SharedTable(64)
     before = shared.generation[0]
-    child = in_child(shared.bump)
-    kill(child)
     shared.bump()
-    assert shared.generation[0] == before + 2
+    kill(in_child(shared.bump))
+    shared.bump()
+    assert shared.generation[0] == before + 3
+
+
+def test_passes_are_given_back_to_all() -> None:
+    shared = SharedTable(64)
+    assert shared.enter_pass(0)
+
+    def other(expected: bool) -> None:
+        assert shared.enter_pass(0) == expected
+        assert shared.enter_pass(1)
+
+    kill(in_child(lambda: other(False)))
+    shared.leave_pass(0)
+    kill(in_child(lambda: other(True)))
+    assert shared.enter_pass(0)
+
+
+def test_locks_are_given_back_to_all(clock: Clock) -> None:
+    shared = table()
+    key = shared.key("uma", anonymous=False)
+    assert shared.take(key, Limit(1.0, 1))[0] != REFUSED
+    shared.reclaim()
+
+    def work() -> None:
+        assert shared.claim() == 1
+        clock.now += 1
+        assert shared.take(key, Limit(1.0, 1))[0] != REFUSED
+
+    kill(in_child(work))
 
 
 # Through the gate ---------------------------------------------------------------------------------------------------

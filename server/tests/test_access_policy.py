@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import zoneinfo
 from typing import Any
 
 import pytest
@@ -214,6 +215,20 @@ def test_times(window: dict[str, Any], hours: list[float], expected: list[bool])
     assert not BUILTIN.uses_time
 
 
+def test_utc_needs_no_database_of_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", missing)
+    policy = rules({"roles": "viewer", "operations": "infer", "times": {"from": "11:00", "timezone": "UTC"}})
+    assert allowed(policy, "viewer")
+
+
+def test_a_file_may_say_nothing() -> None:
+    for document in ({}, {"rules": None}, {"rules": []}):
+        assert parse_policy(document, "x").roles == BUILTIN.roles
+
+
 def test_windows_are_exact_to_the_minute() -> None:
     policy = rules({"roles": "viewer", "operations": "infer", "times": {"from": "12:30", "to": "12:31"}})
     moments = [29 * 60 + 59, 30 * 60, 30 * 60 + 59, 31 * 60]
@@ -270,6 +285,7 @@ def test_roles_of_ones_own() -> None:
         ),
         ({"rules": [{"name": "a", "effect": "deny", "times": {"to": 1441}}]}, "times[0].to: '1441' is not a time"),
         ({"rules": [{"name": "a", "effect": "deny", "times": {"from": True}}]}, "times[0].from: 'True' is not a time"),
+        ({"rules": [{"name": "a", "effect": "deny", "times": {"days": "mon-day"}}]}, "days: 'mon-day' is not a day"),
         ({"rules": [{"name": "a", "effect": "deny", "times": {"days": "day"}}]}, "times[0].days: 'day' is not a day"),
         ({"rules": [{"name": "a", "effect": "deny", "times": {"timezone": "Mars"}}]}, "'Mars' is not a time zone"),
         (

@@ -153,7 +153,6 @@ class SharedTable:
         if slot == REFUSED:
             return REFUSED, 1.0
         rate = limit.requests_per_second
-        tokens = 0.0
         if rate:
             tokens = min(limit.burst, self._tokens[slot] + (now - self._updated[slot]) * rate)
             if tokens < 1.0:

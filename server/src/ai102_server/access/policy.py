@@ -66,7 +66,7 @@ class Decision(NamedTuple):
     """Whether a request is allowed, and the name of the rule that denied it, if one did."""
 
     allowed: bool
-    rule: str = ""
+    rule: str
 
 
 class Rule(NamedTuple):
