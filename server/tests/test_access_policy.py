@@ -225,7 +225,8 @@ def test_utc_needs_no_database_of_time_zones(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_file_may_say_nothing() -> None:
-    for document in ({}, {"rules": None}, {"rules": []}):
+    documents: list[object] = [{}, {"rules": None}, {"rules": []}]
+    for document in documents:
         assert parse_policy(document, "x").roles == BUILTIN.roles
 
 
