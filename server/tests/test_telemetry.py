@@ -225,14 +225,16 @@ def test_a_removed_model_is_shown_for_a_while(build: Callable[..., Telemetry], m
 
 
 def test_slots_are_used_again(build: Callable[..., Telemetry], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (shared_module, store_module):
+        monkeypatch.setattr(module, "SLOTS", 16)
     telemetry = build()
-    for number in range(shared_module.SLOTS - 1):
+    for number in range(15):
         telemetry.register_model("m", str(number), "CPUExecutionProvider", "", True, None)
     telemetry.add(record(version="7"))
     telemetry.add(record(version="9"))
     telemetry.expose()
     with pytest.raises(
-        ServerError, match=r"no room to count for model 'm' version 'new': 255 model versions are loaded"
+        ServerError, match=r"no room to count for model 'm' version 'new': 15 model versions are loaded"
     ):
         telemetry.register_model("m", "new", "CPUExecutionProvider", "", True, None)
     telemetry.remove_model("m", "7")
