@@ -391,6 +391,19 @@ def test_bytes_that_are_no_model(content: bytes) -> None:
         assert external_files(content) == ()
 
 
+def test_weights_of_a_sparse_tensor_are_found() -> None:
+    values = numpy_helper.from_array(np.ones(300, np.float32), "w")
+    onnx.external_data_helper.set_external_data(values, "weights.bin")
+    values.data_location = TensorProto.EXTERNAL
+    indices = numpy_helper.from_array(np.arange(300, dtype=np.int64), "indices")
+    for first, second in ((values, indices), (indices, values)):
+        graph = onnx.GraphProto(name="g", sparse_initializer=[onnx.SparseTensorProto(values=first, indices=second)])
+        with pytest.raises(
+            ValueError, match=r"in the file 'weights\.bin', which ONNX Runtime takes from the disk only"
+        ):
+            external_files(helper.make_model(graph).SerializeToString())
+
+
 def test_a_model_nested_without_end() -> None:
     # graph → node → attribute → graph → …, each with its length in front.
     content = b""

@@ -140,6 +140,17 @@ def test_a_file_becomes_the_numbers_that_magika_makes() -> None:
     assert found == {name: case["features"] for name, case in cases.items()}
 
 
+def test_bytes_in_every_type_that_holds_them() -> None:
+    for datatype, padding in (("UINT8", 0), ("UINT8", 255), ("INT16", -1), ("INT64", 256), ("FP32", 256)):
+        step = {"bytes": {"head": 3, "tail": 2, "strip": False, "padding": padding}}
+        declared = {"inputs": [{"name": "file", "input": "x", "steps": [step]}]}
+        pipeline = made(declared, [spec("x", datatype, -1, 5)])
+        rows = pipeline.before({"file": elements(b" \xff", b"", b"abcd")})["x"]
+        assert rows.dtype == DATATYPES[datatype].dtype
+        fill = [padding] * 5
+        assert rows.tolist() == [[32, 255, padding, 32, 255], fill, [97, 98, 99, 99, 100]]
+
+
 def file_content(name: str) -> bytes:
     if name == "long":
         return b"  " + b"SELECT id, name FROM customers WHERE id = 1;\n" * 300 + b"\t\n"

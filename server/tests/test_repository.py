@@ -127,6 +127,8 @@ def test_settings_of_the_model(package: Path, signer: Signer) -> None:
         pipeline={"inputs": []},
     )
     assert found.tags == {"ocr", "public"}
+    signer.seal(package, {**manifest, "serving": {"batching": {"enabled": False, "max_size": 1}, "instances": 1}})
+    assert opened(package, signer).serving == Serving(batching=Batching(enabled=False, max_size=1), instances=1)
 
 
 def test_all_mistakes_in_the_settings_are_reported_at_once(package: Path, signer: Signer) -> None:

@@ -75,7 +75,7 @@ Transform = Callable[[Array], Array]
 # --------------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Decode:
-    """An image file to a uint8 array of shape [height, width, channels], red first."""
+    """An image file to a picture of Pillow's mode RGB or, for ``grey``, L."""
 
     formats: tuple[str, ...] = DEFAULT_FORMATS
     grey: bool = False
@@ -84,7 +84,7 @@ class Decode:
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
 
-    def __call__(self, content: bytes) -> Array:
+    def __call__(self, content: bytes) -> Image.Image:
         """Decode. Raises ``Refused``."""
         if len(content) > self.max_bytes:
             raise Refused(f"has {len(content)} bytes; at most {self.max_bytes} are taken")
@@ -94,7 +94,7 @@ class Decode:
                 image.load()
                 # What was loaded counts, not what the header said.
                 self._check_size(*image.size)
-                return self._pixels(image)
+                return self._picture(image)
         except Refused:
             raise
         except UnidentifiedImageError:
@@ -110,7 +110,7 @@ class Decode:
         if width * height > self.max_pixels:
             raise Refused(f"has {width}x{height} pixels; at most {self.max_pixels} are taken")
 
-    def _pixels(self, image: Image.Image) -> Array:
+    def _picture(self, image: Image.Image) -> Image.Image:
         turn = _orientation(image) if self.orientation else None
         picture: Image.Image = image
         if image.mode.startswith("I;16"):
@@ -121,11 +121,16 @@ class Decode:
         elif self.alpha is not None and image.has_transparency_data:
             background = Image.new("RGBA", image.size, (*self.alpha, 255))
             picture = Image.alpha_composite(background, image.convert("RGBA"))
-        picture = picture.convert("L" if self.grey else "RGB")
-        if turn is not None:
-            picture = picture.transpose(turn)
-        array: Array = np.asarray(picture)
-        return array[:, :, np.newaxis] if self.grey else array
+        mode = "L" if self.grey else "RGB"
+        if picture.mode != mode:
+            picture = picture.convert(mode)
+        return picture if turn is None else picture.transpose(turn)
+
+
+def _array(picture: Image.Image) -> Array:
+    """Pixels of a picture, uint8, of shape [height, width, channels]."""
+    array: Array = np.asarray(picture)
+    return array[:, :, np.newaxis] if picture.mode == "L" else array
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
@@ -181,23 +186,29 @@ class Resize:
     antialias: bool
     max_pixels: int
 
+    @property
+    def sampled(self) -> bool:
+        """Whether it is done here; else it is Pillow's work."""
+        return not self.antialias and self.filter == "bilinear"
+
     def __call__(self, image: Array) -> Array:
         """Scale. Raises ``Refused`` when the result would be too large."""
-        before = image.shape[:2]
-        height, width = self.size(*before)
-        if height * width > self.max_pixels:
-            raise Refused(
-                f"has {before[1]}x{before[0]} pixels, which would become {width}x{height}; its sides are too different"
-            )
-        if (height, width) == before:
-            return image
-        if not self.antialias and self.filter == "bilinear":
+        if self.sampled:
+            height, width = self._target(image.shape[0], image.shape[1])
             return _sample(image, height, width)
         single = image.shape[2] == 1
-        picture = Image.fromarray(image[:, :, 0] if single else np.ascontiguousarray(image))
-        # Without antialiasing, nearest is all that is left.
-        scaled: Array = np.asarray(picture.resize((width, height), _FILTERS[self.filter]))
-        return scaled[:, :, np.newaxis] if single else scaled
+        return _array(self.scale(Image.fromarray(image[:, :, 0] if single else np.ascontiguousarray(image))))
+
+    def scale(self, picture: Image.Image) -> Image.Image:
+        """Scale what was just decoded, without a copy of all its pixels. Raises ``Refused``."""
+        height, width = self._target(picture.height, picture.width)
+        return picture.resize((width, height), _FILTERS[self.filter])
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        tall, wide = self.size(height, width)
+        if tall * wide > self.max_pixels:
+            raise Refused(f"has {width}x{height} pixels, which would become {wide}x{tall}; its sides are too different")
+        return tall, wide
 
 
 def _sample(image: Array, height: int, width: int) -> Array:
@@ -389,6 +400,7 @@ class ImageInput:
 
     spec: TensorSpec
     decode: Decode
+    scalings: tuple[Resize, ...]
     transforms: tuple[Transform, ...]
     channels_first: bool
 
@@ -413,7 +425,10 @@ class ImageInput:
         return {} if result is None else {self.spec.name: result}
 
     def _one(self, content: bytes) -> Array:
-        image = self.decode(content)
+        picture = self.decode(content)
+        for resize in self.scalings:
+            picture = resize.scale(picture)
+        image = _array(picture)
         for transform in self.transforms:
             image = transform(image)
         return image.transpose(2, 0, 1) if self.channels_first else image
@@ -453,7 +468,11 @@ def read_image_steps(steps: Sequence[Step], spec: TensorSpec, section: Section) 
     if reverse:
         transforms.append(_reverse)
     _check_spec(section, spec, frame, layout)
-    return ImageInput(spec, decode, tuple(transforms), layout == "NCHW")
+    scalings: list[Resize] = []
+    while transforms and isinstance(transforms[0], Resize) and not transforms[0].sampled:
+        scalings.append(transforms[0])
+        del transforms[0]
+    return ImageInput(spec, decode, tuple(scalings), tuple(transforms), layout == "NCHW")
 
 
 def _check_spec(section: Section, spec: TensorSpec, frame: _Frame, layout: str) -> None:
