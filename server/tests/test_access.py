@@ -210,10 +210,24 @@ def test_lists_can_be_filtered_by_policy_without_a_trace(site: Site, audit: pyte
 
 def test_caches_are_bounded(site: Site) -> None:
     gate = site.load(cache_entries=16)
-    for number in range(100):
-        gate.enter(request(site.token(gate)), "infer", Model(str(number)))
+    for _ in range(40):
+        gate.enter(request(site.token(gate)), "infer", Model())
     assert len(gate._entries) == 16
     assert len(gate._verified) == 16
+
+
+def test_names_of_models_that_clients_make_up_fill_no_cache(site: Site) -> None:
+    gate = site.load()
+    environ = request(site.token(gate))
+    for number in range(20):
+        assert status(gate, environ, "infer", Model(f"model {number}")) == 200
+    assert len(gate._entries) == 1
+    # Unless a rule asks for the name: then each has its own answer.
+    site.write_policy({"rules": [{"name": "closed", "effect": "deny", "models": ["secret", "m/2"]}]})
+    gate = site.load()
+    models = [Model("secret"), Model("open"), Model("m", "1"), Model("m", "2"), None]
+    for _ in range(2):
+        assert [status(gate, environ, "infer", model) for model in models] == [403, 200, 200, 403, 200]
 
 
 def test_a_token_ends_in_the_cache_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ class _Snapshot:
     tokens: TokenService
     accounts: Accounts | None
     by_source: bool
+    by_model: bool
 
 
 class _Entry:
@@ -207,8 +208,11 @@ class Access:
         key: tuple[object, ...]
         if model is None:
             key = (get("HTTP_AUTHORIZATION"), operation)
-        else:
+        elif snapshot.by_model:
             key = (get("HTTP_AUTHORIZATION"), operation, model.name, model.version, model.tags)
+        else:
+            # Names that are not there, which clients can make up, then cost no more than others.
+            key = (get("HTTP_AUTHORIZATION"), operation, model.tags)
         if snapshot.by_source:
             key += (get("REMOTE_ADDR"), get("HTTP_X_FORWARDED_FOR"), get("HTTP_X_REAL_IP"))
         entry = self._entries.get(key)
@@ -487,6 +491,7 @@ class Access:
             tokens=TokenService(self.config, self._keys, self._accounts, externals),
             accounts=self._accounts,
             by_source=self._policy.uses_networks or not limits.of("", ANONYMOUS.role).unlimited,
+            by_model=self._policy.uses_models,
         )
 
     @staticmethod

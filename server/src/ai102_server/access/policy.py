@@ -219,6 +219,7 @@ class Policy:
     def __init__(self, roles: Mapping[str, tuple[str, ...]], rules: tuple[Rule, ...]) -> None:
         self.roles: Final = frozenset(roles)
         self.uses_networks: Final = any(rule.networks or rule.not_networks for rule in rules)
+        self.uses_models: Final = any(rule.models for rule in rules)
         self.uses_time: Final = any(rule.times or rule.not_times for rule in rules)
         # Casbin logs each decision with all it was asked, whatever happens to its loggers' configuration later.
         for name in ("casbin", "casbin.enforcer", "casbin.policy", "casbin.role"):
