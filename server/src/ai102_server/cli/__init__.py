@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai102_server import __version__
-from ai102_server.cli import account, package
+from ai102_server.cli import account, package, privacy, quantize
 from ai102_server.errors import ServerError
 
 __all__ = ["main"]
@@ -90,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     golden.set_defaults(run=_golden)
 
     account.add_parser(commands)
+    privacy.add_parser(commands)
+    quantize.add_parser(commands)
     package.add_parser(commands)
     return parser
 
