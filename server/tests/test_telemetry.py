@@ -260,6 +260,24 @@ def test_names_that_do_not_fit(build: Callable[..., Telemetry]) -> None:
         build(worker=1)
 
 
+def test_a_fault_does_not_end_the_thread(build: Callable[..., Telemetry], caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = build()
+    calls: list[int] = []
+
+    def ready() -> bool:
+        calls.append(1)
+        if len(calls) < 4:
+            raise RuntimeError("no state yet")
+        return True
+
+    telemetry.watch(inflight=lambda: 0, ready=ready, draining=lambda: False)
+    deadline = time.monotonic() + 30
+    while len(calls) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert figures(telemetry.expose())[key("ai102_ready")] == 1
+    assert [item.message for item in caplog.records] == ["telemetry failed"]
+
+
 def test_state_of_the_worker(build: Callable[..., Telemetry]) -> None:
     telemetry = build()
     assert figures(telemetry.expose())[key("ai102_ready")] == 0
@@ -412,8 +430,11 @@ def spawn(worker, job):
     os.close(done_read), os.close(go_write)
     from ai102_server.telemetry import Record, Telemetry
     telemetry = Telemetry(config, shared, worker)
+    assert "opentelemetry" not in sys.modules, "nobody asked for traces"
     telemetry.watch(inflight=lambda: worker + 1, ready=lambda: True, draining=lambda: False)
     telemetry.register_model("m", "1", f"P{worker}", "ab", True, None)
+    if job == 2000:
+        telemetry.register_model("gone", "1", "P", "", True, None)
     telemetry.counter("tokens", "Tokens.", {"result": "issued"}).inc(worker + 1)
     for number in range(job):
         telemetry.add(Record("m", "1", 200 if number % 2 else 503, time.time(), 0.25, 0.5, 0.125, 3, 2))
@@ -472,6 +493,9 @@ def test_counts_of_all_workers_add_up_and_survive_a_death() -> None:
     assert found[key("ai102_inflight_requests")] == 1 + 2 + 3
     assert found[key("ai102_ready")] == 1
     assert found[key("ai102_model_ready", **M)] == 1
+    # The dead worker alone had it.
+    assert key("ai102_model_ready", model="gone", version="1") not in found
+    assert found[key("ai102_model_loads_total", model="gone", version="1", result="ready")] == 1
     assert [found[key("ai102_worker_up", worker=str(worker))] for worker in range(3)] == [1, 1, 1]
     assert {dict(labels)["provider"] for name, labels in found if name == "ai102_model_info"} == {"P0", "P1", "P2"}
     for worker in ("0", "1", "2", "supervisor"):
@@ -594,6 +618,17 @@ def test_the_quick_way_to_a_line_gives_the_same(item: Record, trace_id: str | No
     assert long.keys() == quick.keys()
     for name, value in quick.items():
         assert value == (pytest.approx(long[name], abs=0.0011) if isinstance(value, float) else long[name])
+
+
+def test_long_texts_are_cut_between_words() -> None:
+    lines = AccessLines(config(), Masker(), Pseudonyms(Keyring({"k": bytes(32)})))
+    error = json.loads(lines.line(record(status=400, error="alice@example.com " * 500), True, None))["error"]
+    assert error.startswith("[email] [email]")
+    assert "alice" not in error
+    # Masked to little, the place of the cut would come into view.
+    error = json.loads(lines.line(record(status=400, error=f"{'a' * 590}@example.com {'b' * 605}@x.de"), True, None))
+    assert error == "[email]"
+    assert json.loads(lines.line(record(status=404, model="x" * 9999), False, None))["model"] == "[long]"
 
 
 def test_which_lines_are_written(build: Callable[..., Telemetry], sink: Sink) -> None:

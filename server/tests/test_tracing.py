@@ -25,7 +25,8 @@ from ai102_server.config import parse_config
 from ai102_server.config.telemetry import Tracing
 from ai102_server.errors import ServerError
 from ai102_server.telemetry import Record, Telemetry
-from ai102_server.telemetry.tracing import Parent, Tracer, parse_traceparent
+from ai102_server.telemetry.traceparent import Parent, parse_traceparent
+from ai102_server.telemetry.tracing import Tracer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"

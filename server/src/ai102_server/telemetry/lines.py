@@ -132,8 +132,11 @@ class AccessLines:
         # Errors repeat: above all those of an overload, when time is scarce.
         masked = self._masked.get(text)
         if masked is None:
-            # A client can make a long name; the rest of it would be cut off anyway.
-            masked = self._masker.mask(text[: 4 * longest])[:longest]
+            short = text
+            if len(text) > 4 * longest:
+                # A client can make a long name. Cut between words: half an address would not be recognised as one.
+                short = text[: 4 * longest].rpartition(" ")[0] or "[long]"
+            masked = self._masker.mask(short)[:longest]
             if len(self._masked) >= _CACHED:
                 self._masked = {}
             self._masked[text] = masked

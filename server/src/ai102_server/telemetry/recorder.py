@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ai102_server.config import Config
 from ai102_server.errors import RequestError, ServerError
@@ -23,7 +23,10 @@ from ai102_server.telemetry.record import Record
 from ai102_server.telemetry.shared import Process, TelemetryShared
 from ai102_server.telemetry.statistics import statistics
 from ai102_server.telemetry.store import Counter, ModelState, Store
-from ai102_server.telemetry.tracing import Tracer, parse_traceparent
+from ai102_server.telemetry.traceparent import parse_traceparent
+
+if TYPE_CHECKING:
+    from ai102_server.telemetry.tracing import Tracer
 
 __all__ = ["Telemetry"]
 
@@ -58,16 +61,7 @@ class Telemetry:
         self._lines: Final = AccessLines(config, config.privacy.masker(), shared.pseudonyms)
         self._writer: Final = LineWriter(_standard_error() if descriptor is None else descriptor, config.log.queue)
         self._providers: dict[tuple[str, str], str] = {}
-        self._tracer: Final = (
-            None
-            if config.tracing.exporter == "none"
-            else Tracer(
-                config.tracing,
-                worker,
-                lambda name, version: self._providers.get((name, version), ""),
-                self._lines.subject,
-            )
-        )
+        self._tracer: Final = self._make_tracer(worker)
         self._gauges: dict[int, Callable[[], float]] = {}
         self._dropped = 0
         self._seen = (0, 0, 0, 0)
@@ -76,6 +70,18 @@ class Telemetry:
         self._stop: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name="telemetry", daemon=True)
         self._thread.start()
+
+    def _make_tracer(self, worker: int) -> Tracer | None:
+        tracing = self._config.tracing
+        if tracing.exporter == "none":
+            return None
+        # Its libraries take time and memory that a server without traces need not give.
+        from ai102_server.telemetry.tracing import Tracer
+
+        def provider_of(name: str, version: str) -> str:
+            return self._providers.get((name, version), "")
+
+        return Tracer(tracing, worker, provider_of, self._lines.subject)
 
     @staticmethod
     def share(config: Config, workers: int) -> TelemetryShared:
@@ -173,12 +179,15 @@ class Telemetry:
 
     # The thread --------------------------------------------------------------------------------------------------
     def _run(self) -> None:
+        failed = False
         while not self._stop.wait(DRAIN_SECONDS):
             try:
                 self._drain(_PAUSE)
             except Exception:
-                # Figures are not worth a server, and the next ones may be fine.
-                logger.exception("telemetry failed")
+                # Figures are not worth a server, and the next ones may be fine. Said once: it may go on for ever.
+                if not failed:
+                    logger.exception("telemetry failed")
+                failed = True
 
     def _drain(self, pause: float) -> None:
         """Turn what there is into figures, lines and spans, with a pause now and then for the threads that answer."""

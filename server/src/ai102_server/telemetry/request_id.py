@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from typing import Final
 
 __all__ = ["REQUEST_ID_HEADER", "request_id"]
@@ -18,4 +18,4 @@ def request_id(given: str | None) -> str:
     """The id the caller gave, or a new one when it gave none or one that does not belong into a header or a log."""
     if given is not None and _ACCEPTED.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import requests
 from opentelemetry import trace
@@ -34,41 +34,18 @@ from ai102_server import __version__
 from ai102_server.config.telemetry import Tracing
 from ai102_server.errors import ServerError
 from ai102_server.telemetry.record import Record, reason_of
+from ai102_server.telemetry.traceparent import Parent
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-__all__ = ["Parent", "Tracer", "parse_traceparent"]
+__all__ = ["Tracer"]
 
 logger = logging.getLogger(__name__)
 
-_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
-_SAMPLED: Final = 0x01
 _MAX_TRACESTATE: Final = 512
 _SERVER_ERROR: Final = 500
 _COMPLAIN_SECONDS: Final = 60.0
-
-
-class Parent(NamedTuple):
-    """What ``traceparent`` says."""
-
-    trace_id: str
-    span_id: str
-    sampled: bool
-
-
-def parse_traceparent(header: str | None) -> Parent | None:
-    """The header's parts; None when there is none or it is not valid, which the standard says to ignore."""
-    if header is None:
-        return None
-    match = _TRACEPARENT.fullmatch(header.strip())
-    if match is None:
-        return None
-    version, trace_id, span_id, flags, rest = match.groups()
-    # Version 0 ends here; later ones may go on. Zeros stand for nothing.
-    if version == "ff" or (version == "00" and rest) or not trace_id.strip("0") or not span_id.strip("0"):
-        return None
-    return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
 
 
 class Tracer:
