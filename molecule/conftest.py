@@ -24,11 +24,12 @@ def _hosts(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Run each test on every host of the scenario, unless ``--hosts`` or the test's module says otherwise."""
-    if "MOLECULE_SCENARIO_DIRECTORY" in os.environ and not config.option.hosts:
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test on every host of the scenario, unless its module says which, as ``testinfra_hosts``."""
+    if "MOLECULE_SCENARIO_DIRECTORY" in os.environ and not hasattr(metafunc.module, "testinfra_hosts"):
         names = [values.get("test_host_container", name) for name, values in _hosts(_inventory()).items()]
-        config.option.hosts = ",".join(f"docker://{name}" for name in names)
+        vars(metafunc.module)["testinfra_hosts"] = [f"docker://{name}" for name in names]
 
 
 @pytest.fixture(scope="session")

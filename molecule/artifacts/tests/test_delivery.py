@@ -6,16 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import pytest
-import testinfra
 from run_module import Module
 from testinfra.host import Host
 
-
-@pytest.fixture
-def host() -> Host:
-    """Return the one host of these tests."""
-    return testinfra.get_host("docker://ai102-mol-artifacts")
+testinfra_hosts = ["docker://ai102-mol-artifacts"]
 
 
 def _files(tmp_path: Path, **contents: bytes) -> list[dict[str, Any]]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
 from run_module import PROJECT, Module
 from testinfra.host import Host
+
+testinfra_hosts = ["docker://ai102-mol-artifacts"]
 
 CACHE = str(Path("~/.cache/ai102").expanduser())
 #: Everything that leaves the control node would go to a port where nobody listens.
@@ -20,12 +21,6 @@ NO_NETWORK = {
     "http_proxy": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9",
 }
-
-
-@pytest.fixture
-def host() -> Host:
-    """Return the one host of these tests."""
-    return testinfra.get_host("docker://ai102-mol-artifacts")
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 NAME, ADDRESS = "ai102-mol-firewall", "198.18.41.62"
+testinfra_hosts = [f"docker://{NAME}"]
 GATEWAY = "ai102-mol-firewall-gateway"
 
 APPLY = """
@@ -71,12 +71,6 @@ def ansible(tmp_path: Path, play: str, *arguments: str) -> subprocess.CompletedP
 def table(host: Host) -> str:
     """Our table as it is loaded, without counters."""
     return str(host.check_output("nft -s list table inet ai102"))
-
-
-@pytest.fixture(scope="module")
-def host() -> Host:
-    """One host is enough for these; testinfra's own fixture would run them on all."""
-    return testinfra.get_host(f"docker://{NAME}")
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's import mode `importli
 from client import BACKENDS, SCENARIO, Gateway, ansible
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the hosts that a test's module names in `testinfra_hosts`."""
-    kept = []
-    for item in items:
-        module, call = item.getparent(pytest.Module), getattr(item, "callspec", None)
-        wanted = getattr(module.obj, "testinfra_hosts", None) if module else None
-        if wanted is None or call is None or call.params["_testinfra_host"].backend.get_pytest_id() in wanted:
-            kept.append(item)
-    items[:] = kept
-
-
 @pytest.fixture
 def gateway(host: Host, inventory: dict[str, Any]) -> Gateway:
     """The gateway that the test runs on."""

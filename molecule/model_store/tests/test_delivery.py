@@ -13,20 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import testinfra
 from run_module import PROJECT, Module
 from testinfra.host import Host
 
+# It has openssl only.
+testinfra_hosts = ["docker://ai102-mol-model-store"]
 MODELS = "/var/lib/ai102/models"
 SECRETS = PROJECT / ".cache/molecule/model_store/secrets"
 PASSPHRASE = "only-for-tests"
 TYPES = {"FP32": np.float32, "INT32": np.int32}
-
-
-@pytest.fixture
-def host() -> Host:
-    """Return the one host of these tests, which has openssl only."""
-    return testinfra.get_host("docker://ai102-mol-model-store")
 
 
 class Site:

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import testinfra
 from testinfra.host import Host
 
@@ -16,6 +15,7 @@ ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PKI = ROOT / ".cache/molecule/pki/secrets/pki"
 GATEWAY, INFERENCE = "ai102-mol-pki-gateway", "ai102-mol-pki"
+testinfra_hosts = [f"docker://{INFERENCE}"]
 
 APPLY = """
 - hosts: all
@@ -67,12 +67,6 @@ def ansible(
         timeout=120,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def host() -> Host:
-    """The inference host; testinfra's own fixture would run these on all hosts."""
-    return testinfra.get_host(f"docker://{INFERENCE}")
 
 
 def serial(host: Host, name: str = "server") -> str:
