@@ -626,7 +626,8 @@ def test_long_texts_are_cut_between_words() -> None:
     assert error.startswith("[email] [email]")
     assert "alice" not in error
     # Masked to little, the place of the cut would come into view.
-    error = json.loads(lines.line(record(status=400, error=f"{'a' * 590}@example.com {'b' * 605}@x.de"), True, None))
+    text = f"{'a' * 590}@example.com {'b' * 605}@x.de"
+    error = json.loads(lines.line(record(status=400, error=text), True, None))["error"]
     assert error == "[email]"
     assert json.loads(lines.line(record(status=404, model="x" * 9999), False, None))["model"] == "[long]"
 
