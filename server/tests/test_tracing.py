@@ -9,6 +9,7 @@ import http.server
 import json
 import logging
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from ai102_server.errors import ServerError
 from ai102_server.telemetry import Record, Telemetry
 from ai102_server.telemetry.traceparent import Parent, parse_traceparent
 from ai102_server.telemetry.tracing import Tracer
+from toolkit import CLIENT_AUTH, SERVER_AUTH, Authority
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -36,7 +38,7 @@ STARTED = 1_700_000_000.25
 class Collector:
     """An HTTP server that keeps what it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.status = 200
         collector = self
@@ -57,7 +59,10 @@ class Collector:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if context is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -301,6 +306,31 @@ def test_the_environment_does_not_redirect_spans(
         telemetry.add(record())
         telemetry.flush()
     assert len(collector.requests) == 2
+
+
+@pytest.mark.parametrize("exporter", ["otlp", "zipkin"])
+def test_mutual_tls(exporter: str, build: Callable[..., Telemetry], tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*ours.issue("collector", SERVER_AUTH))
+    context.load_verify_locations(ours.path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificate, key = map(str, ours.issue("server", CLIENT_AUTH))
+    collector = Collector(context)
+    try:
+        settings = {"exporter": exporter, "endpoint": f"{collector.url}/x", "timeout_seconds": 0.5}
+        for ca, own in ((other, {"certificate": certificate, "key": key}), (ours, {})):
+            telemetry = build(**settings, ca=str(ca.path), **own)
+            telemetry.add(record())
+            telemetry.flush()
+            assert spans_counted(telemetry)["sent"] == 0
+        telemetry = build(**settings, ca=str(ours.path), certificate=certificate, key=key)
+        telemetry.add(record())
+        telemetry.flush()
+        assert spans_counted(telemetry)["sent"] == 3
+        assert len(collector.requests) == 1
+    finally:
+        collector.close()
 
 
 def test_headers_file(tmp_path: Path) -> None:
