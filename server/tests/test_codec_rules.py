@@ -250,6 +250,13 @@ def test_empty_tensors_are_bounded() -> None:
     assert decode({"inputs": [tensor(shape=[0, 1000], data=[])]}, spec(shape=(-1, -1))).inputs["x"].shape == (0, 1000)
 
 
+def test_models_without_inputs() -> None:
+    assert decode_request(b'{"inputs": []}', None, {}, {}).inputs == {}
+    for body in (b"{}", b'{"inputs": {}}', b'{"inputs": [{"name": "x"}]}'):
+        with pytest.raises(RequestError):
+            decode_request(body, None, {}, {})
+
+
 def test_batches() -> None:
     document = {"inputs": [tensor()]}
     assert decode_with(document, max_batch=2).inputs["x"].shape == (2, 2)

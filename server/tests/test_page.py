@@ -24,7 +24,7 @@ from ai102_server.api import create_app
 from ai102_server.config import parse_config
 from ai102_server.service import Service
 from test_protocol import FakeAccess
-from toolkit import ServerProcess
+from toolkit import ServerProcess, free_port
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCREENSHOT = Path(__file__).parent.parent / "docs" / "page.png"
@@ -58,10 +58,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
-@pytest.fixture
-def server(start: Callable[..., ServerProcess], base_config: dict[str, Any]) -> ServerProcess:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, base_config: dict[str, Any]) -> Iterator[ServerProcess]:
+    """One server for all tests; the last one ends it."""
     models = [entry for entry in base_config["models"] if entry["name"] in {"doubling", "slow"}]
-    return start({**base_config, "models": models})
+    config = {**base_config, "models": models, "listen": {"host": "127.0.0.1", "port": free_port()}}
+    server = ServerProcess(tmp_path_factory.mktemp("page") / "server", config)
+    server.wait_for("READY=1")
+    yield server
+    server.close()
 
 
 def wait(browser: Any, condition: Callable[[Any], Any], seconds: float = 15) -> Any:
@@ -204,7 +209,7 @@ class Issuer(FakeAccess):
 def guarded(base_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of an application that wants a token for everything but the page itself."""
     access = Issuer()
-    service = Service.load(parse_config({**base_config, "models": base_config["models"][:1]}))
+    service = Service(parse_config({**base_config, "models": base_config["models"][:1]}))
     monkeypatch.setattr(service, "access", access, raising=False)
     monkeypatch.setattr("ai102_server.access.blueprint", lambda _access: access.routes())
     server = make_server("127.0.0.1", 0, create_app(service), threaded=True)
@@ -245,14 +250,6 @@ def test_token(browser: Any, guarded: str) -> None:
     wait(browser, lambda _browser: dialog.is_displayed())
 
 
-def test_page_says_when_the_server_is_gone(browser: Any, server: ServerProcess) -> None:
-    open_page(browser, address(server))
-    server.terminate()
-    server.wait()
-    wait(browser, lambda b: text(b, "health") == "No connection")
-    assert "does not answer" in text(browser, "notice")
-
-
 @pytest.mark.skipif("AI102_SCREENSHOT" not in os.environ, reason="AI102_SCREENSHOT=1 takes the documentation's picture")
 def test_screenshot(browser: Any, server: ServerProcess) -> None:
     browser.get(address(server))
@@ -270,3 +267,11 @@ def test_screenshot(browser: Any, server: ServerProcess) -> None:
     browser.execute_script("window.scrollTo(0, 0)")
     SCREENSHOT.parent.mkdir(exist_ok=True)
     browser.save_screenshot(str(SCREENSHOT))
+
+
+def test_page_says_when_the_server_is_gone(browser: Any, server: ServerProcess) -> None:
+    open_page(browser, address(server))
+    server.terminate()
+    server.wait()
+    wait(browser, lambda b: text(b, "health") == "No connection")
+    assert "does not answer" in text(browser, "notice")

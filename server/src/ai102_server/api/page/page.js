@@ -108,7 +108,8 @@ function makeCharts() {
 function drawChart(chart) {
   const box = by(`chart-${chart.id}`);
   const values = series.get(chart.id);
-  const top = Math.max(...values.filter(Number.isFinite), 0) || 1;
+  const highest = Math.max(...values.filter(Number.isFinite)); // of none: minus infinity
+  const top = highest > 0 ? highest : 1;
   const start = POINTS - values.length;
   const parts = []; // stretches without a gap
   values.forEach((value, index) => {
@@ -125,8 +126,8 @@ function drawChart(chart) {
   box.querySelector(".area").setAttribute("d", area.join(""));
   const now = values.length ? values[values.length - 1] : NaN;
   box.querySelector(".value").replaceChildren(figure(now), " ", element("small", {}, chart.unit));
-  box.querySelector(".top").textContent = `highest ${figure(top)}`;
-  box.querySelector("svg").setAttribute("aria-label", `${chart.title}: now ${figure(now)} ${chart.unit}, highest ${figure(top)}`);
+  box.querySelector(".top").textContent = Number.isFinite(highest) ? `highest ${figure(highest)}` : "";
+  box.querySelector("svg").setAttribute("aria-label", `${chart.title}: now ${figure(now)} ${chart.unit}, highest ${figure(highest)}`);
 }
 
 const NOTHING = { success: 0, fail: 0, seconds: 0, rows: 0, runs: 0 };
