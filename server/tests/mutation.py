@@ -15,21 +15,25 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import importlib
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from typing import Final, NamedTuple
+
+import pytest
 
 SERVER: Final = Path(__file__).parents[1]
 PACKAGE: Final = Path("src/ai102_server")
+PRELOADED: Final = ("argon2", "casbin", "flask", "hypothesis", "jwt", "numpy", "onnx", "orjson", "yaml")
 IGNORE: Final = shutil.ignore_patterns("__pycache__", ".hypothesis", "*.pyc")
 
 COMPARISONS: Final[dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]]] = {
@@ -192,51 +196,64 @@ def tests(target: str) -> list[str]:
     return [str(path.relative_to(SERVER)) for path in sorted((SERVER / "tests").glob(f"test_{name}*.py"))]
 
 
-def run(directory: Path, selected: list[str], timeout: float) -> bool:
-    """Whether the tests pass in a copy."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *selected]
-    try:
-        done = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired:
-        # It hangs: that is noticed as well.
-        return False
-    return done.returncode == 0
+def start(directory: Path, selected: list[str]) -> int:
+    """Run the tests of a copy in a process of their own; returns its id. Its exit status is 0 when they pass."""
+    child = os.fork()
+    if child == 0:
+        # A group of its own: what the tests start ends with them.
+        os.setsid()
+        os.chdir(directory)
+        silence = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(silence, stream)
+        status = 1
+        try:
+            sys.argv = ["pytest"]
+            status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--no-header", *selected])
+        finally:
+            os._exit(status)
+    return child
 
 
 def survivors(found: list[Mutant], selected: list[str], jobs: int, timeout: float) -> Iterator[Mutant]:
     """Those mutants with which all tests pass."""
+    for name in PRELOADED:
+        # Each run of the tests has them at once, by the fork.
+        importlib.import_module(name)
+    sys.dont_write_bytecode = True
     with tempfile.TemporaryDirectory() as root:
-        free: Queue[Path] = Queue()
-        for number in range(jobs):
-            directory = Path(root) / str(number)
+        free = [Path(root) / str(number) for number in range(jobs)]
+        for directory in free:
             for part in ("src", "tests"):
                 shutil.copytree(SERVER / part, directory / part, ignore=IGNORE)
             for name in ("pyproject.toml", "README.md", "LICENSE"):
                 shutil.copy(SERVER / name, directory / name)
-            free.put(directory)
-
-        def survives(mutant: Mutant) -> bool:
-            directory = free.get()
-            path = directory / mutant.module
-            good = path.read_text(encoding="utf-8")
-            try:
-                path.write_text(mutant.text, encoding="utf-8")
-                return run(directory, selected, timeout)
-            finally:
-                path.write_text(good, encoding="utf-8")
-                free.put(directory)
-
-        if not run(Path(root) / "0", selected, timeout * 3):
+        if os.waitpid(start(free[0], selected), 0)[1]:
             raise SystemExit("the tests fail without any mutant")
-        with ThreadPoolExecutor(jobs) as pool:
-            for number, (mutant, alive) in enumerate(zip(found, pool.map(survives, found), strict=True), 1):
-                if sys.stderr.isatty():
-                    print(f"\r{number}/{len(found)}", end="", file=sys.stderr, flush=True)
-                if alive:
-                    yield mutant
+        running: dict[int, tuple[Mutant, Path, str, float]] = {}
+        waiting = list(reversed(found))
+        while waiting or running:
+            while waiting and free:
+                mutant, directory = waiting.pop(), free.pop()
+                path = directory / mutant.module
+                good = path.read_text(encoding="utf-8")
+                path.write_text(mutant.text, encoding="utf-8")
+                running[start(directory, selected)] = mutant, directory, good, time.monotonic() + timeout
+                print(f"\r{len(found) - len(waiting)}/{len(found)} ", end="", file=sys.stderr, flush=True)
+            child, status = os.waitpid(-1, os.WNOHANG)
+            for late in [key for key, value in running.items() if value[3] < time.monotonic()]:
+                # It hangs: that is noticed as well.
+                os.killpg(late, signal.SIGKILL)
+            if not child:
+                time.sleep(0.02)
+                continue
+            mutant, directory, good, _ = running.pop(child)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            (directory / mutant.module).write_text(good, encoding="utf-8")
+            free.append(directory)
+            if status == 0:
+                yield mutant
 
 
 def main() -> int:

@@ -180,6 +180,18 @@ def test_anonymous_sources_never_make_room_at_the_cost_of_subjects() -> None:
     assert shared.key("x", anonymous=True) != shared.key("x", anonymous=False)
 
 
+def test_when_a_bucket_will_be_full_is_known(clock: Clock) -> None:
+    shared = table()
+    key = shared.key("x", anonymous=False)
+    slot, _ = shared.take(key, Limit(2.0, 10))
+    assert shared._full_at[slot] == pytest.approx(clock.now + 0.5)
+    shared.take(key, Limit(2.0, 10))
+    assert shared._full_at[slot] == pytest.approx(clock.now + 1.0)
+    clock.now += 3
+    shared.take(key, Limit(concurrent=1))
+    assert shared._full_at[slot] == clock.now
+
+
 def test_the_table_is_large_enough() -> None:
     assert [SharedTable(count)._sets for count in (1, 32, 33, 64, 65, 4096)] == [2, 2, 4, 4, 6, 256]
 

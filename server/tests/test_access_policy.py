@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import threading
 import zoneinfo
 from typing import Any
 
@@ -307,6 +308,25 @@ def test_says_what_is_wrong_with_a_policy(document: object, expected: str) -> No
     with pytest.raises(ConfigError) as caught:
         parse_policy(document, "policy.yml")
     assert expected in str(caught.value)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    policy = rules({"roles": "viewer", "operations": "infer", "models": "m*"})
+    wrong: list[object] = []
+
+    def work(role: str, expected: bool) -> None:
+        try:
+            wrong.extend(role for _ in range(30) if allowed(policy, role, model=Model("m")) != expected)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test must fail and not the thread
+            wrong.append(error)
+
+    people = [("viewer", True), ("stranger", False), ("anonymous", False), ("", False), ("user", True)]
+    threads = [threading.Thread(target=work, args=person) for person in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_ten_roles_deep_is_deep_enough_and_works() -> None:

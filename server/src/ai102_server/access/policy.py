@@ -14,6 +14,7 @@ import functools
 import json
 import logging
 import re
+import threading
 import zoneinfo
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -214,7 +215,7 @@ _FUNCTIONS: Final[Mapping[str, Callable[..., bool]]] = {
 
 
 class Policy:
-    """All rules. Thread-safe: nothing changes after it was built."""
+    """All rules. Thread-safe, and the same for as long as it exists."""
 
     def __init__(self, roles: Mapping[str, tuple[str, ...]], rules: tuple[Rule, ...]) -> None:
         self.roles: Final = frozenset(roles)
@@ -224,6 +225,7 @@ class Policy:
         # Casbin logs each decision with all it was asked, whatever happens to its loggers' configuration later.
         for name in ("casbin", "casbin.enforcer", "casbin.policy", "casbin.role"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self._lock = threading.Lock()
         model = casbin.Enforcer.new_model(text=_MODEL)
         self._enforcer = casbin.Enforcer(model)
         for name, function in _FUNCTIONS.items():
@@ -248,9 +250,11 @@ class Policy:
     ) -> Decision:
         """Whether a request at this moment (seconds since the epoch) is allowed. ``model`` is None for all models."""
         name, version, tags = (model.name, model.version, model.tags) if model is not None else ("", "", frozenset())
-        allowed, explanation = self._enforcer.enforce_ex(
-            who.role, who.tenant, who.attributes, operation, name, version, tags, source, moment
-        )
+        # Casbin changes its tables of roles and functions while it is asked.
+        with self._lock:
+            allowed, explanation = self._enforcer.enforce_ex(
+                who.role, who.tenant, who.attributes, operation, name, version, tags, source, moment
+            )
         return Decision(bool(allowed), explanation[0] if explanation else "")
 
 
