@@ -12,14 +12,12 @@ from ai102_server.telemetry.record import REASONS, Record
 from ai102_server.telemetry.request_id import REQUEST_ID_HEADER, request_id
 
 if TYPE_CHECKING:
-    from ai102_server.telemetry.metrics import Metrics
     from ai102_server.telemetry.recorder import Telemetry
     from ai102_server.telemetry.shared import TelemetryShared
 
 __all__ = [
     "REASONS",
     "REQUEST_ID_HEADER",
-    "Metrics",
     "Record",
     "Telemetry",
     "TelemetryShared",
@@ -30,7 +28,7 @@ __all__ = [
 
 # Imported when they are asked for: the supervisor needs the logs, and numpy and ONNX Runtime, which start threads, must
 # not be there before the fork.
-_LAZY: Final = {"Metrics": "metrics", "Telemetry": "recorder", "TelemetryShared": "shared"}
+_LAZY: Final = {"Telemetry": "recorder", "TelemetryShared": "shared"}
 
 
 def __getattr__(name: str) -> object:

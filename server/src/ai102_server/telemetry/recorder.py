@@ -56,7 +56,7 @@ class Telemetry:
         self._runs: Final[deque[tuple[str, str, int, float]]] = deque()
         self.add: Final[Callable[[Record], None]] = self._records.append
         self._store: Final = Store(shared, worker)
-        gpus = Gpus(config.execution.devices) if _NVIDIA.intersection(config.execution.providers) else None
+        gpus = Gpus(config.execution.gpus()) if _NVIDIA.intersection(config.execution.providers) else None
         self._exposition: Final = Exposition(self._store, config.release, gpus)
         self._lines: Final = AccessLines(config, config.privacy.masker(), shared.pseudonyms)
         self._writer: Final = LineWriter(_standard_error() if descriptor is None else descriptor, config.log.queue)
