@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ai102_server.config import load_config, parse_config
+from ai102_server.config import Execution, load_config, parse_config
 from ai102_server.errors import ConfigError
 
+MINIMAL: dict[str, Any] = {"listen": {"port": 1}, "models": []}
 FULL: dict[str, Any] = {
     "listen": {
         "host": "0.0.0.0",
@@ -168,3 +169,64 @@ def test_release_is_the_directory_below_releases(tmp_path: Path) -> None:
     assert load_config(tmp_path / "current" / "config.yml").release == "mine"
     (tmp_path / "config.yml").write_text("listen: {port: 8080}\nmodels: []\n")
     assert load_config(tmp_path / "config.yml").release is None
+
+
+def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert Execution(devices=(1, 3)).gpus() == (1, 3)
+    assert Execution().gpus() == (0,)
+    monkeypatch.setattr(
+        Path, "glob", lambda _self, _pattern: map(Path, ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"])
+    )
+    assert Execution().gpus() == (0, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    assert Execution().gpus() == (0, 1, 2), "CUDA numbers those that are visible"
+
+
+def test_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(processors: int, **more: Any) -> tuple[int, int]:
+        monkeypatch.setattr("ai102_server.config.processors", lambda: processors)
+        config = parse_config({**MINIMAL, **more})
+        return config.plan_workers(), config.plan_threads()
+
+    assert plan(1) == (1, 1)
+    assert plan(4) == (4, 1)
+    assert plan(64) == (8, 8)
+    assert plan(8, execution={"intra_op_threads": 4}) == (2, 1)
+    assert plan(8, workers=2) == (2, 4)
+    assert plan(8, workers=2, threads=3) == (2, 3)
+    assert plan(8, workers="auto", threads="auto") == (8, 1)
+    gpus = {"providers": ["CUDAExecutionProvider"], "devices": [0, 1, 2]}
+    assert plan(64, execution=gpus) == (3, 2)
+
+
+def test_named_options_of_gpus() -> None:
+    execution = parse_config(
+        {
+            **MINIMAL,
+            "execution": {
+                "providers": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
+                "cuda": {"memory_limit_bytes": 1 << 30, "arena_strategy": "same_as_requested", "tf32": False},
+                "tensorrt": {"fp16": True, "int8": True, "calibration_table": "t.flatbuffers", "engine_cache": "/c"},
+                "provider_options": {"CUDAExecutionProvider": {"use_tf32": True}},
+            },
+        }
+    ).execution
+    assert execution.provider_options == {
+        "CUDAExecutionProvider": {
+            "gpu_mem_limit": str(1 << 30),
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "1",
+        },
+        "TensorrtExecutionProvider": {
+            "trt_fp16_enable": "1",
+            "trt_int8_enable": "1",
+            "trt_int8_calibration_table_name": "t.flatbuffers",
+            "trt_int8_use_native_calibration_table": "0",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": "/c",
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": "/c",
+        },
+    }
+    assert "did you mean 'tf32'?" in "".join(problems({**MINIMAL, "execution": {"cuda": {"tf23": True}}}))

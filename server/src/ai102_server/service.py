@@ -74,7 +74,7 @@ class Service:
         self.access: Final = Access.load(config.access, None if shared is None else shared.access)
         figures = Telemetry.share(config, worker + 1) if shared is None else shared.telemetry
         self.telemetry: Final = Telemetry(config, figures, worker)
-        devices = config.execution.devices
+        devices = config.execution.gpus()
         self._loader: Final = Loader(config, devices[worker % len(devices)], self.telemetry.executed)
         self._link: Final = link
         self._prepared: dict[ModelRef, LoadedModel] = {}

@@ -148,7 +148,7 @@ class Config:
         if self.workers is not None:
             return self.workers
         if not NVIDIA.isdisjoint(self.execution.providers):
-            return len(self.execution.devices)
+            return len(self.execution.gpus())
         return max(1, min(8, processors() // max(1, self.execution.intra_op_threads)))
 
     def plan_threads(self) -> int:

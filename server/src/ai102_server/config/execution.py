@@ -40,14 +40,14 @@ MAX_BYTES: Final = 1 << 42
 class Execution:
     """How sessions are made.
 
-    ``devices`` are the GPUs to use, by number; workers are spread over them. ``optimised_models`` is a directory in
-    which optimised graphs are kept, so that the next start need not optimise again. ``io_binding``: keep inputs and
-    outputs in pinned memory on the way to and from a GPU.
+    ``devices`` are the GPUs to use, by number; workers are spread over them; empty: all there are.
+    ``optimised_models`` is a directory in which optimised graphs are kept, so that the next start need not optimise
+    again. ``io_binding``: keep inputs and outputs in pinned memory on the way to and from a GPU.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     required_provider: str | None = None
-    devices: tuple[int, ...] = (0,)
+    devices: tuple[int, ...] = ()
     intra_op_threads: int = 1
     inter_op_threads: int = 1
     allow_spinning: bool = False
@@ -58,6 +58,17 @@ class Execution:
     io_binding: bool = True
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warmup_runs: int = 2
+
+    def gpus(self) -> tuple[int, ...]:
+        """Numbers of the GPUs to use: as said; else all that this process can see, and 0 when it can see none."""
+        if self.devices:
+            return self.devices
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            count = len([item for item in visible.split(",") if item.strip()])
+        else:
+            count = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
+        return tuple(range(max(count, 1)))
 
 
 @dataclass(frozen=True)
@@ -226,8 +237,10 @@ def _providers(value: object) -> tuple[str, ...]:
 
 
 def _devices(value: object) -> tuple[int, ...]:
+    if value == "auto":
+        return ()
     if not isinstance(value, list) or not value:
-        raise ValueError("must be a list of GPU numbers, such as [0, 1]")
+        raise ValueError("must be a list of GPU numbers, such as [0, 1], or auto")
     numbers = tuple(to_integer(0, 255)(item) for item in value)
     if len(set(numbers)) != len(numbers):
         raise ValueError("names a GPU twice")
