@@ -404,6 +404,17 @@ def test_weights_of_a_sparse_tensor_are_found() -> None:
             external_files(helper.make_model(graph).SerializeToString())
 
 
+def test_a_model_that_is_cut_off(tmp_path: Path) -> None:
+    model = doubling_model(tmp_path / "m.onnx").read_bytes()
+    assert external_files(model) == ()
+    for end in range(1, len(model)):
+        # Some ends are those of a field, and then it is a shorter model.
+        with contextlib.suppress(ValueError):
+            assert external_files(model[:end]) == ()
+    with pytest.raises(ValueError, match="is cut off"):
+        external_files(model[: len(model) // 2])
+
+
 def test_a_model_nested_without_end() -> None:
     # graph → node → attribute → graph → …, each with its length in front.
     content = b""
