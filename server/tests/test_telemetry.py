@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -408,6 +409,18 @@ def test_statistics(build: Callable[..., Telemetry]) -> None:
         telemetry.statistics("m", "3")
 
 
+def test_statistics_of_several_workers(build: Callable[..., Telemetry]) -> None:
+    shared = TelemetryShared.create(config(), 2)
+    for worker in range(2):
+        telemetry = build(shared, worker)
+        telemetry.register_model("m", "1", "CPUExecutionProvider", "", True, None)
+        telemetry.add(record(started=1_700_000_000.0 + worker))
+        telemetry.flush()
+    (item,) = build(shared, 0).statistics()["model_stats"]
+    assert item["last_inference"] == 1_700_000_001_000
+    assert item["inference_stats"]["success"]["count"] == 2
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Several processes
 # --------------------------------------------------------------------------------------------------------------------
@@ -524,9 +537,18 @@ def test_the_lock_dies_with_its_holder() -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
+    got = threading.Event()
+
+    def take() -> None:
+        with shared.lock():
+            got.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert not got.wait(0.1)
     holder.kill()
-    with shared.lock():
-        pass
+    thread.join(30)
+    assert got.is_set()
     holder.wait()
     holder.stdout.close()
 

@@ -309,15 +309,22 @@ class Store:
             names = [(int(slot), self._slots[slot].copy()) for slot in np.flatnonzero(self._slots["used"])]
         result: list[Series] = []
         if not registered_only:
-            values = self._rows[:, _UNKNOWN].sum(axis=0)
+            values = self._total(_UNKNOWN)
             if values.any():
                 result.append(Series("", "", False, values))
         for slot, item in names:
             registered = item["removed"] == 0.0
             if registered or (not registered_only and item["removed"] > time.time() - KEEP_SECONDS):
-                values = self._rows[:, slot].sum(axis=0)
+                values = self._total(slot)
                 result.append(Series(item["name"].decode(), item["version"].decode(), bool(registered), values))
         return result
+
+    def _total(self, slot: int) -> Floats:
+        rows = self._rows[:, slot]
+        values: Floats = rows.sum(axis=0)
+        # A time, of which the latest counts.
+        values[Fields.LAST] = rows[:, Fields.LAST].max()
+        return values
 
     def counters(self) -> Iterable[tuple[str, str, dict[str, str], float]]:
         """Name, description, labels and value of the counters of other parts, over all workers."""
