@@ -416,9 +416,12 @@ def test_statistics_of_several_workers(build: Callable[..., Telemetry]) -> None:
         telemetry.register_model("m", "1", "CPUExecutionProvider", "", True, None)
         telemetry.add(record(started=1_700_000_000.0 + worker))
         telemetry.flush()
-    (item,) = build(shared, 0).statistics()["model_stats"]
+    (item,) = telemetry.statistics()["model_stats"]
     assert item["last_inference"] == 1_700_000_001_000
     assert item["inference_stats"]["success"]["count"] == 2
+    # A request may reach the worker that has not got it.
+    telemetry.register_model("half", "1", "CPUExecutionProvider", "", True, None)
+    assert figures(telemetry.expose())[key("ai102_model_ready", model="half", version="1")] == 0
 
 
 # --------------------------------------------------------------------------------------------------------------------
