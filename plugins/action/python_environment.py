@@ -32,6 +32,7 @@ class ActionModule(ControllerAction):
         "flavour": {"type": "str", "required": True},
         "project": {"type": "path", "required": True},
         "modules": {"type": "list", "elements": "str", "default": []},
+        "left_out": {"type": "list", "elements": "str", "default": []},
         "path": {"type": "path", "default": "/opt/ai102/environments"},
         "interpreter": {"type": "path", "default": "/usr/bin/python3"},
         "references": {"type": "list", "elements": "str", "default": []},
@@ -48,7 +49,17 @@ class ActionModule(ControllerAction):
         locks = self._locks(Path(options["lock_dir"]), flavour)
         arguments = {
             key: options[key]
-            for key in ("modules", "path", "interpreter", "references", "keep", "blobs", "wheelhouses", "flavour")
+            for key in (
+                "modules",
+                "left_out",
+                "path",
+                "interpreter",
+                "references",
+                "keep",
+                "blobs",
+                "wheelhouses",
+                "flavour",
+            )
         }
         arguments["candidates"] = {
             python: environment_digest(wheels, sources, python, flavour) for python, wheels in locks.items()

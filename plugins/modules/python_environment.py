@@ -52,6 +52,11 @@ options:
     type: list
     elements: str
     default: []
+  left_out:
+    description: Packages that others ask for, and that the lock leaves out on purpose because nothing needs them.
+    type: list
+    elements: str
+    default: []
   path:
     description: Directory of the environments on the host.
     type: path
@@ -225,6 +230,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         wheels.path,
         params["requirements"],
         params["modules"],
+        params["left_out"],
         {"python": python, "flavour": params["flavour"]},
     )
     result.update(versions=record["versions"], providers=record["providers"])
@@ -251,6 +257,7 @@ def main() -> None:
             "flavour": {"type": "str", "required": True},
             "project": {"type": "path"},
             "modules": {"type": "list", "elements": "str", "default": []},
+            "left_out": {"type": "list", "elements": "str", "default": []},
             "path": {"type": "path", "default": "/opt/ai102/environments"},
             "interpreter": {"type": "path", "default": "/usr/bin/python3"},
             "references": {"type": "list", "elements": "str", "default": []},

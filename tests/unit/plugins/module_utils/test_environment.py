@@ -23,14 +23,14 @@ from ansible_collections.ai102.inference.plugins.module_utils._environment impor
 )
 
 
-def _make_wheel(folder: Path, code: str = "VALUE = 1\n") -> str:
+def _make_wheel(folder: Path, code: str = "VALUE = 1\n", needs: str = "") -> str:
     """Write a wheel of one module and return its pin."""
     folder.mkdir(exist_ok=True)
     path = folder / "demo-1.0-py3-none-any.whl"
     info = "demo-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("demo.py", code)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n{needs}")
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -40,7 +40,7 @@ def _make_wheel(folder: Path, code: str = "VALUE = 1\n") -> str:
 
 def test_an_environment_is_built_proven_and_complete(tmp_path: Path) -> None:
     pin = _make_wheel(tmp_path / "wheels")
-    record = build(tmp_path / "env", sys.executable, tmp_path / "wheels", pin, ["demo"], {"flavour": "cpu"})
+    record = build(tmp_path / "env", sys.executable, tmp_path / "wheels", pin, ["demo"], [], {"flavour": "cpu"})
     assert record["versions"]["demo"] == "1.0"
     assert record["providers"] == []
     assert complete(tmp_path / "env") == record
@@ -58,13 +58,21 @@ def test_a_failing_build_leaves_nothing(tmp_path: Path, code: str, pin_of: str, 
     if pin_of == "wrong":
         pin = f"demo==1.0 --hash=sha256:{'0' * 64}\n"
     with pytest.raises(EnvironmentBuildError, match=f"(?s){problem}"):
-        build(tmp_path / "env", sys.executable, tmp_path / "wheels", pin, ["demo"], {})
+        build(tmp_path / "env", sys.executable, tmp_path / "wheels", pin, ["demo"], [], {})
     assert not (tmp_path / "env").exists()
+
+
+def test_packages_must_fit_together_but_for_what_is_left_out(tmp_path: Path) -> None:
+    pin = _make_wheel(tmp_path / "wheels", needs="Requires-Dist: somewhere-else\n")
+    arguments = (tmp_path / "env", sys.executable, tmp_path / "wheels", pin, ["demo"])
+    with pytest.raises(EnvironmentBuildError, match="demo 1.0 requires somewhere-else, which is not installed"):
+        build(*arguments, ["another"], {})
+    assert build(*arguments, ["another", "somewhere-else"], {})["versions"]["demo"] == "1.0"
 
 
 def test_a_missing_venv_module_is_hinted_at(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentBuildError, match="is python3-venv installed"):
-        build(tmp_path / "env", "/bin/false", tmp_path, "", [], {})
+        build(tmp_path / "env", "/bin/false", tmp_path, "", [], [], {})
 
 
 def _environment_at(path: Path, age: int) -> Path:
