@@ -86,6 +86,17 @@ def test_golden_answers_that_fit_pass() -> None:
     check_golden(golden(), INPUTS, OUTPUTS)
 
 
+def test_with_a_pipeline_golden_answers_are_in_terms_of_clients() -> None:
+    document = golden()
+    document["requests"][0]["request"]["inputs"] = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["…"]}]
+    with pytest.raises(PackageError, match="the model has no input 'image'"):
+        check_golden(document, INPUTS, OUTPUTS)
+    check_golden(document, None, None)
+    document["requests"][0]["request"]["inputs"] = []
+    with pytest.raises(PackageError, match="no request with inputs"):
+        check_golden(document, None, None)
+
+
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
