@@ -375,6 +375,24 @@ def test_refuses_broken_compression(encoding: str, body: bytes) -> None:
         assert caught.value.status == 400
 
 
+def test_what_is_compressed_is_bounded_too() -> None:
+    empty = gzip.compress(b"")
+    assert decompress([empty * 64], "gzip", 1 << 20) == b""
+    with pytest.raises(RequestError) as caught:
+        decompress([empty * 65], "gzip", 1 << 20)
+    assert caught.value.status == 400
+    # Empty blocks without end unfold to nothing.
+    stream = zlib.compressobj(6, zlib.DEFLATED, 31)
+    blocks = b"".join([stream.compress(b""), *(stream.flush(zlib.Z_FULL_FLUSH) for _ in range(10))])
+    with pytest.raises(RequestError) as caught:
+        decompress((blocks + b"\0\0\0\xff\xff" * 100 for _ in range(1000)), "gzip", 2000)
+    assert caught.value.status in {400, 413}
+    noise = bytes(range(256)) * 8
+    stored = gzip.compress(noise, 0)
+    assert len(stored) > len(noise)
+    assert decompress([stored], "gzip", len(noise)) == noise
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_bombs_do_not_unfold(encoding: str) -> None:
     stream = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 import os
 import shutil
 import threading
@@ -48,7 +50,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        "--window-size=1280,1250",
+        "--hide-scrollbars",
+        "--window-size=1280,1400",
         f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
     ):
         options.add_argument(flag)
@@ -136,8 +139,8 @@ def test_page(browser: Any, server: ServerProcess) -> None:
     assert browser.execute_script("return Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
 
 
-def _request() -> dict[str, Any]:
-    return {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
+def _request(rows: int = 1) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [rows, 3], "datatype": "FP32", "data": [1, 2, 3] * rows}]}
 
 
 def test_page_is_accessible(browser: Any, server: ServerProcess) -> None:
@@ -252,21 +255,20 @@ def test_token(browser: Any, guarded: str) -> None:
 
 @pytest.mark.skipif("AI102_SCREENSHOT" not in os.environ, reason="AI102_SCREENSHOT=1 takes the documentation's picture")
 def test_screenshot(browser: Any, server: ServerProcess) -> None:
-    browser.get(address(server))
+    browser.get(address(server) + "?poll=700")
     wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, "#models tr .name")) == 3)
+    browser.find_element(By.CSS_SELECTOR, "button[aria-label='Try doubling version 10']").click()
     browser.find_element(By.ID, "send").click()
-    end = time.monotonic() + 40
-    step = 0
-    while time.monotonic() < end:
-        step += 1
-        for _ in range(20 + step % 17 + (40 if 60 < step % 150 < 110 else 0)):
-            server.request("POST", "/v2/models/doubling/infer", _request())
-        if step % 20 == 0:
-            server.request("POST", "/v2/models/doubling/infer", {})
-        time.sleep(0.1)
-    browser.execute_script("window.scrollTo(0, 0)")
+    begin = time.monotonic()
+    while (at := time.monotonic() - begin) < 43:
+        # Some traffic that has a shape.
+        for number in range(int(6 + 5 * math.sin(at / 3) + 8 * (18 < at < 26))):
+            server.request("POST", "/v2/models/doubling/infer", {} if number == 17 else _request(1 + int(at / 4) % 6))
+        time.sleep(0.05)
+    browser.execute_script("window.scrollTo(0, 0); document.activeElement.blur()")
+    picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
     SCREENSHOT.parent.mkdir(exist_ok=True)
-    browser.save_screenshot(str(SCREENSHOT))
+    SCREENSHOT.write_bytes(base64.b64decode(picture["data"]))
 
 
 def test_page_says_when_the_server_is_gone(browser: Any, server: ServerProcess) -> None:

@@ -5,7 +5,7 @@
 "use strict";
 
 const POLL_MS = Math.max(200, Number(new URLSearchParams(location.search).get("poll")) || 2000); // ?poll=500
-const POINTS = 60; // two minutes
+const POINTS = 60; // of two minutes, then
 const ELEMENTS = 24; // of a tensor in an example, at most
 const SHOWN = 20000; // characters of an answer
 
@@ -100,7 +100,7 @@ function makeCharts() {
         element("h3", {}, chart.title),
         element("div", { class: "value" }, "–"),
         svg,
-        element("div", { class: "scale" }, element("span", {}, "2 min"), element("span", { class: "top" }, ""), element("span", {}, "now"))),
+        element("div", { class: "scale" }, element("span", {}, POLL_MS * POINTS >= 120000 ? `${Math.round(POLL_MS * POINTS / 60000)} min` : `${Math.round(POLL_MS * POINTS / 1000)} s`), element("span", { class: "top" }, ""), element("span", {}, "now"))),
     );
   }
 }
