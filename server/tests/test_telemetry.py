@@ -608,6 +608,19 @@ def test_lines(build: Callable[..., Telemetry], sink: Sink) -> None:
     assert len(subject) == 32
 
 
+def test_the_thread_needs_no_call(build: Callable[..., Telemetry], sink: Sink) -> None:
+    telemetry = build()
+    with telemetry._drain_lock:
+        for _ in range(600):
+            telemetry.add(record())
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 30
+    while len(found) < 600 and time.monotonic() < deadline:
+        found += sink.lines()
+        time.sleep(0.02)
+    assert len(found) == 600
+
+
 @pytest.mark.parametrize(("setting", "expected"), [("plain", 'al"ice'), ("none", None)])
 def test_subject(setting: str, expected: str | None, build: Callable[..., Telemetry], sink: Sink) -> None:
     telemetry = build(log={"subject": setting})

@@ -99,9 +99,9 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Telemetry]]:
     made: list[Telemetry] = []
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def one(**tracing: Any) -> Telemetry:
+    def one(*, lines: int = 1000, **tracing: Any) -> Telemetry:
         tracing = {"delay_seconds": 60, **tracing}
-        config = parse_config({"listen": {"port": 8080}, "models": [], "tracing": tracing})
+        config = parse_config({"listen": {"port": 8080}, "models": [], "tracing": tracing, "log": {"queue": lines}})
         telemetry = Telemetry(config, Telemetry.share(config, 1), 0, descriptor=log)
         telemetry.register_model("m", "1", "CPUExecutionProvider", "ab12", True, None)
         made.append(telemetry)
@@ -246,6 +246,21 @@ def test_not_more_than_so_many_a_second(build: Callable[..., Telemetry], collect
     telemetry.add(record(started=STARTED + 1))
     telemetry.flush()
     assert len([span for span in collector.zipkin() if span["name"] == "infer m"]) == 4
+
+
+def test_nothing_is_traced_when_there_is_too_much_to_log(
+    build: Callable[..., Telemetry], collector: Collector, tmp_path: Path
+) -> None:
+    telemetry = build(exporter="zipkin", endpoint=collector.url, lines=1)
+    with telemetry._drain_lock:
+        for _ in range(2):
+            telemetry.add(record())
+    telemetry.flush()
+    assert spans_counted(telemetry)["made"] == 0
+    assert len(lines(tmp_path)) == 1
+    telemetry.add(record())
+    telemetry.flush()
+    assert spans_counted(telemetry)["made"] == 3
 
 
 def test_phases_stay_inside_of_the_request(build: Callable[..., Telemetry], collector: Collector) -> None:

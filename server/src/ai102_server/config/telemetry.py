@@ -78,7 +78,7 @@ def read_log(section: Section) -> Log:
         level=section.get("level", default.level, to_choice(LOG_LEVELS)),
         access=section.get("access", default.access, to_flag),
         subject=section.get("subject", default.subject, to_choice(SUBJECTS)),
-        queue=section.get("queue", default.queue, to_integer(0, 10_000_000)),
+        queue=section.get("queue", default.queue, to_integer(1, 10_000_000)),
     )
     section.finish()
     return log
