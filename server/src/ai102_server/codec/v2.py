@@ -384,7 +384,9 @@ def _from_json(data: object, spec: TensorSpec, shape: tuple[int, ...], rules: _R
     flat: list[Any] = data
     if len(data) != math.prod(shape) or (data and type(data[0]) is list):
         unnested = _flatten(data, shape)
-        flat = _flatten_slowly(data, spec, shape) if unnested is None else unnested
+        if unnested is None:
+            raise _misfit(data, spec, shape)
+        flat = unnested
     array = _pack(flat, datatype, rules)
     if array is None:
         array = _text(flat, spec) if datatype.kind == "O" else _convert(flat, spec, rules.allow_nan)
@@ -403,22 +405,22 @@ def _flatten(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
     return None if flat and type(flat[0]) is list else flat
 
 
-def _flatten_slowly(data: list[Any], spec: TensorSpec, shape: tuple[int, ...]) -> list[Any]:
-    """Find out what is wrong with ``data``. Raises ``RequestError``; returns it only for what fits all the same."""
+def _misfit(data: list[Any], spec: TensorSpec, shape: tuple[int, ...]) -> RequestError:
+    """What is wrong with ``data`` that is neither flat nor nested as ``shape`` says."""
+    found = [len(data)]
+    flat = data
+    while len(found) <= len(shape) and flat and all(type(row) is list for row in flat):
+        if len(set(map(len, flat))) > 1:
+            break
+        found.append(len(flat[0]))
+        flat = list(chain.from_iterable(flat))
+    if any(type(item) is list for item in flat):
+        return _bad(f"'data' of input '{spec.name}' is ragged or too deeply nested")
+    elements = f"{found[0]} elements" if len(found) == 1 else f"shape {found}"
     count = math.prod(shape)
-    try:
-        found: Array = np.array(data, dtype=object)
-    except ValueError:
-        raise _bad(f"'data' of input '{spec.name}' is ragged or too deeply nested") from None
-    # An empty list deep down makes an empty array; numpy itself cannot look at more than 32 dimensions.
-    if found.ndim > len(shape) + 1 or any(type(item) is list for item in found.reshape(-1)):
-        raise _bad(f"'data' of input '{spec.name}' is ragged or too deeply nested")
-    if found.shape not in {shape, (count,)}:
-        elements = f"{found.size} elements" if found.ndim == 1 else f"shape {list(found.shape)}"
-        raise _bad(
-            f"'data' of input '{spec.name}' has {elements}, which does not fit shape {list(shape)} ({count} elements)"
-        )
-    return list(found.reshape(-1))
+    return _bad(
+        f"'data' of input '{spec.name}' has {elements}, which does not fit shape {list(shape)} ({count} elements)"
+    )
 
 
 def _pack(flat: list[Any], datatype: Datatype, rules: _Rules) -> Array | None:
