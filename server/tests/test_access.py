@@ -288,6 +288,57 @@ def test_changed_files_hold_after_the_next_look(site: Site, audit: pytest.LogCap
     assert not [event for event in events(audit) if event["event"] == "reloaded"]
 
 
+def test_what_is_wrong_while_the_server_runs_leaves_the_rest(site: Site, audit: pytest.LogCaptureFixture) -> None:
+    outsider = Outsider(site.path)
+    gate = site.load(issuers=[outsider.document()])
+    uma, eve = request(site.token(gate, "uma")), request(outsider.token())
+    outsider.file.unlink()
+    site.accounts[3]["role"] = "wizard"
+    site.write_accounts()
+    gate.poll()
+    assert [status(gate, uma), status(gate, eve)] == [200, 200]
+    # Who has a role that nobody knows has no rights.
+    assert status(gate, request(site.token(gate, "vic")), "metadata") == 403
+    problems = str([vars(record).get("problems") for record in audit.records])
+    assert "outside.json: cannot be read" in problems
+    assert "account 'vic' has the role 'wizard'" in problems
+    assert [event["outcome"] for event in events(audit) if event["event"] == "reloaded"] == ["failure"]
+
+
+def test_the_state_is_tidied_about_once_a_minute(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = site.load()
+    gate._stop.set()
+    purged: list[int] = []
+    monkeypatch.setattr(gate.state, "purge", lambda: purged.append(1))
+    gate.poll()
+    assert gate._looks == 0
+    gate._stop.clear()
+    for _ in range(180):
+        gate.poll()
+    assert len(purged) == 3
+
+
+def test_the_thread_survives_whatever_happens(
+    site: Site, monkeypatch: pytest.MonkeyPatch, audit: pytest.LogCaptureFixture
+) -> None:
+    import ai102_server.access.gate as module
+
+    monkeypatch.setattr(module, "_WATCH_SECONDS", 0.001)
+    calls: list[int] = []
+    again = threading.Event()
+
+    def fail(_: Access) -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            again.set()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Access, "poll", fail)
+    site.load()
+    assert again.wait(10)
+    assert "access files cannot be watched" in audit.text
+
+
 def test_a_thread_looks_by_itself(site: Site) -> None:
     gate = site.load()
     uma = request(site.token(gate, "uma"))
@@ -596,6 +647,34 @@ def test_tokens_that_are_not_accepted(site: Site, change: dict[str, Any], reason
     with pytest.raises(RefusedError) as caught:
         gate.verify(signed(site, **change))
     assert str(caught.value) == reason
+
+
+def test_whatever_a_library_raises_is_a_refusal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = site.load()
+    token = site.token(gate)
+    for error in (OverflowError("x"), RecursionError(), MemoryError(), KeyError("y")):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(jwt, "decode", fail)
+        with pytest.raises(RefusedError, match=r"^not a token$"):
+            gate.verify(token)
+
+
+def test_what_cannot_be_written_is_not_written_by_half(site: Site) -> None:
+    gate = site.load()
+
+    def half() -> None:
+        with gate.state._writing() as connection:
+            connection.execute("INSERT INTO revoked_tokens VALUES ('x', 1e12)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert not gate.state.revoked(ANONYMOUS._replace(jti="x", issued=1e12))
+    gate.revoke_token("x")
+    assert gate.state.revoked(ANONYMOUS._replace(jti="x", issued=1e12))
 
 
 def test_clocks_may_differ_by_the_leeway(site: Site) -> None:

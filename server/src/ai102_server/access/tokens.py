@@ -45,9 +45,13 @@ def bearer(authorization: str) -> str:
     token = token.strip(" ")
     if scheme.lower() != "bearer":
         raise RefusedError("not a bearer token")
+    _check_form(token)
+    return token
+
+
+def _check_form(token: str) -> None:
     if len(token) > LONGEST_TOKEN or not _TOKEN.fullmatch(token):
         raise RefusedError("not a token")
-    return token
 
 
 class TokenService:
@@ -68,7 +72,7 @@ class TokenService:
         """
         now = int(time.time())
         # Times are whole seconds: a token of the second in which the others were revoked must be newer than those.
-        issued = max(now, int(not_before) + 1) if not_before else now
+        issued = max(now, int(not_before) + 1)
         jti = secrets.token_urlsafe(16)
         expires = now + self._config.token_seconds
         claims: dict[str, Any] = {
@@ -98,8 +102,7 @@ class TokenService:
             raise RefusedError("not a token") from None
 
     def _verify(self, token: str) -> Identity:
-        if len(token) > LONGEST_TOKEN or not _TOKEN.fullmatch(token):
-            raise RefusedError("not a token")
+        _check_form(token)
         # Only to find out whose key to take; nothing of it is believed before the signature is.
         peek = jwt.decode_complete(token, options={"verify_signature": False})
         kid, issuer = peek["header"].get("kid"), peek["payload"].get("iss")
@@ -130,7 +133,7 @@ class TokenService:
 
     def _local(self, claims: Mapping[str, Any]) -> Identity:
         name, jti = claims.get("sub"), claims.get("jti")
-        account = self._accounts.get(name) if self._accounts is not None and isinstance(name, str) else None
+        account = self._accounts.get(str(name)) if self._accounts is not None else None
         if account is None or account.disabled:
             raise RefusedError("account is gone or disabled")
         if (claims.get("role"), claims.get("tenant")) != (account.role, account.tenant):
