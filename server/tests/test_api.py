@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from werkzeug.test import Client as WsgiClient
 
-from ai102_server.api import create_app
+from ai102_server.api import create_app, create_wsgi
 from ai102_server.config import parse_config
 from ai102_server.engine import load_registry
 from ai102_server.engine.batching import Batcher
@@ -41,9 +42,10 @@ def service(shared: Service) -> Iterator[Service]:
     service.close()
 
 
-@pytest.fixture
-def client(service: Service) -> Client:
-    return create_app(service).test_client()
+@pytest.fixture(params=["flask", "wsgi"])
+def client(service: Service, request: pytest.FixtureRequest) -> Client:
+    """The Flask application alone, and as the server runs it, with a short way for inference."""
+    return create_app(service).test_client() if request.param == "flask" else WsgiClient(create_wsgi(service))
 
 
 def post(client: Client, path: str, document: object, **headers: str) -> Any:
@@ -264,7 +266,9 @@ def lines(service: Service, capfd: pytest.CaptureFixture[str]) -> list[dict[str,
     return [line for line in found if line["logger"] == "ai102_server.access"]
 
 
-def test_access_log(capfd: pytest.CaptureFixture[str], service: Service, client: Client) -> None:
+def test_access_log(capfd: pytest.CaptureFixture[str], shared: Service) -> None:
+    service = Service(shared.config, registry=shared.registry)
+    client = WsgiClient(create_wsgi(service))
     post(client, INFER, doubling_request([[123.25, 2, 3]]), **{"X-Request-ID": "abc"})
     post(client, INFER, b'{"payload')
     good, bad = lines(service, capfd)
@@ -274,6 +278,7 @@ def test_access_log(capfd: pytest.CaptureFixture[str], service: Service, client:
     assert (bad["status"], bad["level"]) == (400, "warning")
     assert "123.25" not in str((good, bad))
     assert "payload" not in str((good, bad))
+    service.close()
 
 
 def test_access_log_of_failures_only(

@@ -98,8 +98,8 @@ class Limits:
     """What one request may cost, and how long the last ones may take when the server stops.
 
     ``max_batch`` is the largest number of rows of one request. ``queue`` requests of one model may wait in each worker,
-    each for ``queue_seconds``. A client has ``body_seconds`` to send its body. ``allow_nan``: inputs may hold NaN and
-    infinities. Answers of ``compress_from`` bytes and more are compressed for clients that accept it; 0: none are.
+    each for ``queue_seconds``. ``allow_nan``: inputs may hold NaN and infinities. Answers of ``compress_from`` bytes and
+    more are compressed for clients that accept it; 0: none are.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -107,7 +107,6 @@ class Limits:
     allow_nan: bool = True
     queue: int = 64
     queue_seconds: float = 30.0
-    body_seconds: float = 30.0
     compress_from: int = 0
     drain_notice_seconds: float = 0.0
     drain_seconds: float = 20.0
@@ -239,7 +238,6 @@ def _limits(root: Section) -> Limits:
         compress_from=section.get("compress_from", default.compress_from, to_integer(0, 1 << 31)),
         queue=section.get("queue", default.queue, to_integer(0, 4096)),
         queue_seconds=section.get("queue_seconds", default.queue_seconds, to_seconds(0.001, 3600)),
-        body_seconds=section.get("body_seconds", default.body_seconds, to_seconds(1, 3600)),
         drain_notice_seconds=section.get("drain_notice_seconds", default.drain_notice_seconds, to_seconds(0, 600)),
         drain_seconds=section.get("drain_seconds", default.drain_seconds, to_seconds(1, 3600)),
     )
