@@ -187,7 +187,19 @@ def test_nan_is_for_floating_point_only() -> None:
     ],
 )
 def test_literals_do_not_loosen_the_rest(body: bytes) -> None:
-    refusal_with(body)
+    assert "is not valid JSON" in refusal_with(body)
+
+
+def test_literals_in_a_request_that_is_right_but_for_its_text() -> None:
+    body = json.dumps({"id": "?", "inputs": [tensor(data=[1, 2, math.nan, 4])]}).encode()
+    assert decode_with(body).id == "?"
+    assert "is not valid JSON" in refusal_with(body.replace(b"?", b"\\ud800"))
+
+
+def test_id() -> None:
+    assert decode_with({"inputs": [tensor()]}).id is None
+    assert decode_with({"inputs": [tensor()], "id": None}).id is None
+    assert decode_with({"inputs": [tensor()], "id": "i"}).id == "i"
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])

@@ -214,7 +214,7 @@ def guarded(base_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Ite
     access = Issuer()
     service = Service(parse_config({**base_config, "models": base_config["models"][:1]}))
     monkeypatch.setattr(service, "access", access, raising=False)
-    monkeypatch.setattr("ai102_server.access.blueprint", lambda _access: access.routes())
+    monkeypatch.setattr("ai102_server.api.app.blueprint", lambda _access: access.routes())
     server = make_server("127.0.0.1", 0, create_app(service), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -22,11 +22,9 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from ai102_server.access import Access
 from ai102_server.api import create_app
 from ai102_server.api.page import load_files
 from ai102_server.config import parse_config
-from ai102_server.config.access import AccessConfig
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
 from toolkit import doubling_request
@@ -212,7 +210,7 @@ OPERATIONS = [
 def access(service: Full, monkeypatch: pytest.MonkeyPatch) -> FakeAccess:
     access = FakeAccess()
     monkeypatch.setattr(service, "access", access, raising=False)
-    monkeypatch.setattr("ai102_server.access.blueprint", lambda _access: _no_routes())
+    monkeypatch.setattr("ai102_server.api.app.blueprint", lambda _access: _no_routes())
     return access
 
 
@@ -312,19 +310,12 @@ def _rules(app: Any) -> set[tuple[str, str]]:
     }
 
 
-def test_document_has_every_route(service: Full, shared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for subject, with_access in (
-        (service, False),
-        (service, True),
-        (Service(shared.config, registry=shared.registry), False),
-    ):
-        if with_access:
-            monkeypatch.setattr(subject, "access", Access.load(AccessConfig()), raising=False)
-        app = create_app(subject)
-        client: Client = app.test_client()
-        paths = client.get("/openapi.json").json["paths"]
-        described = {(path, method) for path, item in paths.items() for method in item if method != "parameters"}
-        assert described == _rules(app)
+def test_document_has_every_route(service: Full) -> None:
+    app = create_app(service)
+    client: Client = app.test_client()
+    paths = client.get("/openapi.json").json["paths"]
+    described = {(path, method) for path, item in paths.items() for method in item if method != "parameters"}
+    assert described == _rules(app)
     identities = [item[method]["operationId"] for item in paths.values() for method in item if method != "parameters"]
     assert len(set(identities)) == len(identities)
 

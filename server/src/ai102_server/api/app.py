@@ -4,8 +4,7 @@
 
 The Open Inference Protocol V2 and, as clients of Triton know them, its extensions for the model repository, for
 statistics and for model configurations; besides, metrics, the OpenAPI document and the page. Each route belongs to one
-of the operations that access control knows (``access/``); the routes of the repository and of statistics are there when
-the service has what answers them.
+of the operations that access control knows (``access/``).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
+from ai102_server.access import blueprint
 from ai102_server.api.inference import JSON, InferenceEndpoint, Reply, error_reply
 from ai102_server.api.model_config import model_config
 from ai102_server.api.openapi import document
@@ -76,7 +76,7 @@ class _Routes:
     def __init__(self, app: Flask, service: Service) -> None:
         self.app = app
         self.service = service
-        self.access: Any = getattr(service, "access", None)
+        self.access = service.access
         self.operations: dict[str, str] = {}
 
     def add(self, method: str, operation: str | None, *rules: str) -> Callable[[View], View]:
@@ -104,7 +104,7 @@ class _Routes:
         @app.before_request
         def ask_access_control() -> None:
             operation = self.operations.get(request.endpoint or "")
-            if access is not None and operation is not None:
+            if operation is not None:
                 g.ticket = access.enter(request.environ, operation, self.about(request.view_args or {}))
 
         @app.teardown_request
@@ -158,9 +158,7 @@ class _Routes:
 
     def visible(self, operation: str, name: str, version: str) -> bool:
         """Whether a caller may know of a model in a list."""
-        return self.access is None or self.access.allows(
-            request.environ, operation, self.about({"model": name, "version": version})
-        )
+        return self.access.allows(request.environ, operation, self.about({"model": name, "version": version}))
 
     # Routes ------------------------------------------------------------------------------------------------------
     def health(self) -> None:
@@ -240,22 +238,15 @@ class _Routes:
             service.unload_model(model)
             return state_of(model)
 
-        rollback: Callable[[str], object] | None = getattr(service, "rollback_model", None)
-        if rollback is not None:
-
-            @self.add("POST", "repository.load", "/v2/repository/models/<model>/rollback")
-            def repository_rollback(model: str) -> Response:
-                _refuse_parameters(_body())
-                rollback(model)
-                return state_of(model)
+        @self.add("POST", "repository.load", "/v2/repository/models/<model>/rollback")
+        def repository_rollback(model: str) -> Response:
+            _refuse_parameters(_body())
+            service.rollback_model(model)
+            return state_of(model)
 
     def statistics(self) -> None:
         """Triton's extension ``statistics``."""
-        source = getattr(self.service, "statistics", None) or getattr(
-            getattr(self.service, "telemetry", None), "statistics", None
-        )
-        if source is None:
-            return
+        source = self.service.statistics
         rules = ("/v2/models/stats", "/v2/models/<model>/stats", "/v2/models/<model>/versions/<version>/stats")
 
         @self.add("GET", "statistics", *rules)
@@ -285,11 +276,7 @@ class _Routes:
             response.make_conditional(request.environ)
             return response
 
-        if self.access is not None:
-            from ai102_server.access import blueprint
-
-            self.app.register_blueprint(blueprint(self.access))
-
+        self.app.register_blueprint(blueprint(self.access))
         paths = {rule.rule for rule in self.app.url_map.iter_rules()} | {"/openapi.json"}
         content = orjson.dumps(document(paths))
 
