@@ -177,7 +177,6 @@ def test_nan_is_for_floating_point_only() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"NaN",
         b'{"inputs": NaN',
         b'{"id": "\\ud800", "inputs": [NaN]}',
         b'{"a": 123456789012345678901234567890, "inputs": [NaN]}',
@@ -188,6 +187,10 @@ def test_nan_is_for_floating_point_only() -> None:
 )
 def test_literals_do_not_loosen_the_rest(body: bytes) -> None:
     assert "is not valid JSON" in refusal_with(body)
+
+
+def test_a_literal_is_no_request() -> None:
+    assert refusal_with(b"NaN") == "the body must be a JSON object"
 
 
 def test_literals_in_a_request_that_is_right_but_for_its_text() -> None:
