@@ -710,6 +710,17 @@ def test_a_log_that_is_stuck_costs_lines_and_nothing_else() -> None:
         os.close(read_end)
 
 
+def test_the_row_of_a_dead_worker_goes_on(build: Callable[..., Telemetry]) -> None:
+    shared = TelemetryShared.create(config(), 1)
+    for life in (1, 2):
+        telemetry = build(shared, log={"queue": 1})
+        with telemetry._drain_lock:
+            for _ in range(3):
+                telemetry.add(record())
+        telemetry.flush()
+        assert figures(telemetry.expose())[key("ai102_log_lines_dropped_total")] == 2 * life
+
+
 def test_lines_of_a_pipe_are_never_torn() -> None:
     read_end, write_end = os.pipe()
     writer = LineWriter(write_end, 10_000)
@@ -810,6 +821,17 @@ def test_every_part_of_a_log_line_is_masked(log: tuple[logging.Logger, io.String
     assert line["exception"].endswith("with base 10: 'no account [email]'")
     assert "Traceback" in line["exception"]
     assert "_masked_by" not in line
+
+
+def test_the_log_of_a_process_is_masked() -> None:
+    code = (
+        "import logging; from ai102_server.telemetry import configure_logging; configure_logging('info');"
+        "logging.getLogger('ai102_server.x').info('from alice@example.com');"
+        "logging.getLogger('other').warning('%s', 'b@c.de')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["from [email]", "[email]"]
 
 
 def test_a_wrong_log_call_is_no_leak(log: tuple[logging.Logger, io.StringIO]) -> None:

@@ -99,9 +99,10 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Telemetry]]:
     made: list[Telemetry] = []
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def one(*, lines: int = 1000, **tracing: Any) -> Telemetry:
+    def one(*, lines: int = 1000, access: bool = True, **tracing: Any) -> Telemetry:
         tracing = {"delay_seconds": 60, **tracing}
-        config = parse_config({"listen": {"port": 8080}, "models": [], "tracing": tracing, "log": {"queue": lines}})
+        log_section = {"queue": lines, "access": access}
+        config = parse_config({"listen": {"port": 8080}, "models": [], "tracing": tracing, "log": log_section})
         telemetry = Telemetry(config, Telemetry.share(config, 1), 0, descriptor=log)
         telemetry.register_model("m", "1", "CPUExecutionProvider", "ab12", True, None)
         made.append(telemetry)
@@ -246,6 +247,14 @@ def test_not_more_than_so_many_a_second(build: Callable[..., Telemetry], collect
     telemetry.add(record(started=STARTED + 1))
     telemetry.flush()
     assert len([span for span in collector.zipkin() if span["name"] == "infer m"]) == 4
+
+
+def test_what_is_not_logged_is_traced(build: Callable[..., Telemetry], collector: Collector, tmp_path: Path) -> None:
+    telemetry = build(exporter="zipkin", endpoint=collector.url, access=False)
+    telemetry.add(record())
+    telemetry.flush()
+    assert len(collector.zipkin()) == 3
+    assert lines(tmp_path) == []
 
 
 def test_nothing_is_traced_when_there_is_too_much_to_log(
