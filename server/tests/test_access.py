@@ -80,6 +80,8 @@ def test_nothing_is_asked_of_anybody_when_it_is_switched_off() -> None:
     assert not gate.enabled
     assert all(status(gate, request("nonsense"), operation) == 200 for operation in OPERATIONS)
     assert all(gate.allows(request(), operation, None) for operation in OPERATIONS)
+    ticket = gate.enter(request("nonsense"), "infer", None)
+    assert (ticket.subject, ticket.tenant, ticket.role) == ("", "", "anonymous")
     gate.close()
 
 
@@ -262,13 +264,16 @@ def test_rules_for_networks_and_times_are_asked_again_when_these_change(
             ]
         }
     )
-    gate = site.load()
+    gate = site.load(token_seconds=2 * 86400)
     token = site.token(gate)
     day = time.time() // 86400 * 86400
     monkeypatch.setattr(module, "time", lambda: day + 17 * 3600 + 59 * 60 + 59)
     assert status(gate, request(token, "10.1.1.1")) == 200
     assert status(gate, request(token, "11.1.1.1")) == 403
+    known = list(gate._entries.values())
     assert status(gate, request(token, "10.1.1.1")) == 200
+    # Within the minute nothing is asked again.
+    assert [entry is before for entry, before in zip(gate._entries.values(), known, strict=True)] == [True, True]
     monkeypatch.setattr(module, "time", lambda: day + 18 * 3600)
     assert status(gate, request(token, "10.1.1.1")) == 403
 
@@ -283,7 +288,7 @@ def test_changed_files_hold_after_the_next_look(site: Site, audit: pytest.LogCap
     site.write_accounts()
     gate.poll()
     assert [status(gate, uma), status(gate, vic)] == [401, 200]
-    assert [event["event"] for event in events(audit) if event["event"] == "reloaded"] == ["reloaded"]
+    assert [event["outcome"] for event in events(audit) if event["event"] == "reloaded"] == ["success"]
     gate.poll()
     assert not [event for event in events(audit) if event["event"] == "reloaded"]
 

@@ -454,6 +454,17 @@ def test_anonymous_callers_are_counted_by_their_network(site: Site) -> None:
     assert [outcome(gate, request(site.token(gate))) for _ in range(5)] == [200] * 5
 
 
+def test_a_subject_called_like_an_address_is_not_that_source(site: Site) -> None:
+    site.write_policy({"rules": [{"name": "free", "roles": "anonymous", "operations": "infer"}]})
+    gate = site.load(limits={"default": {"concurrent": 3}})
+    gate.enter(request(address="192.0.2.1"), "infer", None)
+    keys = [gate.table.key("192.0.2.1", anonymous=anonymous) for anonymous in (True, False)]
+    assert [gate.table.inflight(key) for key in keys] == [1, 0]
+    gate.enter(request(site.token(gate, "uma")), "infer", None)
+    keys = [gate.table.key("uma", anonymous=anonymous) for anonymous in (True, False)]
+    assert [gate.table.inflight(key) for key in keys] == [0, 1]
+
+
 def test_an_administrators_limit_can_be_lifted_by_name(site: Site) -> None:
     limits: dict[str, Any] = {"default": {"requests_per_second": 0.001}, "subjects": {"ann": {}}}
     gate = site.load(limits=limits)

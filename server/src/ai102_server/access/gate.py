@@ -124,6 +124,9 @@ class _Entry:
         "ticket",
         "until",
     )
+    rule: str | None
+    audited: bool
+    plain: bool
 
     def __init__(
         self, identity: Identity, snapshot: _Snapshot, generation: int, until: float, limit: Limit | None, key: int
@@ -135,10 +138,7 @@ class _Entry:
         self.limit = limit
         self.key = key
         self.hint = 0
-        self.rule: str | None = None
-        self.audited = False
         self.ticket = Ticket(identity.subject, identity.tenant, identity.role)
-        self.plain = False
 
 
 class Access:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from ai102_server.access.accounts import LONGEST_PASSWORD
+from ai102_server.access.accounts import LONGEST_PASSWORD, Account
 from ai102_server.access.gate import Access
-from ai102_server.access.identity import Identity, Source
+from ai102_server.access.identity import ANONYMOUS, Identity, Source
 from ai102_server.access.limits import REFUSED
 from ai102_server.access.state import account_key, source_key
 from ai102_server.config.access import Limit
@@ -35,6 +35,10 @@ class Issued(NamedTuple):
     token: str
     identity: Identity
     seconds: int
+
+
+def _identity(account: Account) -> Identity:
+    return Identity(account.name, account.role, account.tenant)
 
 
 class Login:
@@ -73,11 +77,11 @@ class Login:
         account = access.accounts.get(name)
         if not right or account is None or account.disabled:
             reason = "unknown account" if account is None else "disabled" if right else "wrong password"
-            self._failed(name if account is not None else "", name, source, environ, reason)
+            self._failed(account, name, source, environ, reason)
             raise WrongPasswordError
         access.state.succeed(account_key(name))
         if access.accounts.outdated(account):
-            access.audit.event("password.outdated", "success", subject=name, source=source.text)
+            access.audit.event("password.outdated", "success", who=_identity(account), source=source.text)
         before = access.state.revoked_before(name)
         try:
             token, identity = access.tokens.issue(account, max(0.0, before))
@@ -93,10 +97,13 @@ class Login:
             self._access.audit.unproven("token.refused", environ=environ, source=source.text, reason="locked")
             raise RequestError(429, "too many failed attempts: wait", retry_after=max(1, math.ceil(seconds)))
 
-    def _failed(self, known: str, name: str, source: Source, environ: Mapping[str, Any], reason: str) -> None:
+    def _failed(
+        self, account: Account | None, name: str, source: Source, environ: Mapping[str, Any], reason: str
+    ) -> None:
         access, lockout = self._access, self._access.config.lockout
         # What was typed as the name of nobody may be a password.
-        facts: dict[str, Any] = {"environ": environ, "source": source.text, "subject": known}
+        who = _identity(account) if account is not None else ANONYMOUS
+        facts: dict[str, Any] = {"environ": environ, "source": source.text, "who": who}
         access.audit.event("token.refused", "denied", reason=reason, **facts)
         for what, key, attempts in (
             ("account", account_key(name), lockout.attempts),
