@@ -106,6 +106,9 @@ class ModelSession:
         self.outputs: dict[str, TensorSpec] = _specs(self._session.get_outputs(), "output", where)
         self._ort_values = needs_ort_values(self.inputs, self.outputs)
         self._bound = execution.io_binding and self.provider in NVIDIA
+        # The method of the compiled class below the Python one, where there is one: the checks in between cost as much
+        # as a small model, and the inputs have been checked.
+        self._run: Any = getattr(getattr(self._session, "_sess", None), "run", self._session.run)
 
     @property
     def provider(self) -> str:
@@ -119,7 +122,7 @@ class ModelSession:
                 return run_with_ort_values(self._session, outputs, inputs)
             if self._bound:
                 return self._run_bound(inputs, outputs)
-            result: list[Array] = self._session.run(outputs, inputs)
+            result: list[Array] = self._run(outputs, inputs, None)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise RequestError(400, f"the model does not take these inputs: {_reason(error)}") from error
         return result
