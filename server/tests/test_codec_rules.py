@@ -241,6 +241,32 @@ def test_booleans_are_no_numbers(count: int, datatype: str, word: bool) -> None:
         assert decode(document, spec(datatype, (-1,))).inputs["x"][-1] == last
 
 
+@pytest.mark.parametrize("word", [True, False])
+@pytest.mark.parametrize("count", [3, 2000, 20_000])
+def test_nothing_but_booleans(count: int, word: bool) -> None:
+    item = tensor(shape=[count], data=[word] * count)
+    assert "does not hold numbers only" in refusal({"inputs": [item]}, spec(shape=(-1,)))
+
+
+def test_rows_that_are_missing_or_too_many() -> None:
+    for data, shape in (([[1, 2]], "[1, 2]"), ([[1, 2], [3, 4], [5, 6]], "[3, 2]"), ([[]], "[1, 0]")):
+        message = refusal({"inputs": [tensor(data=data)]})
+        assert message == f"'data' of input 'x' has shape {shape}, which does not fit shape [2, 2] (4 elements)"
+    assert "is ragged or too deeply" in refusal({"inputs": [tensor(shape=[], data=[[1]])]}, spec(shape=()))
+
+
+def test_no_outputs_are_all_outputs() -> None:
+    nothing: list[Any] = [None, []]
+    for outputs in nothing:
+        assert decode({"inputs": [tensor()], "outputs": outputs}, outputs=(spec(name="y"),)).outputs == (
+            OutputRequest("y", False),
+        )
+    mistakes: list[Any] = [0, False, "", {}]
+    for wrong in mistakes:
+        with pytest.raises(RequestError, match="'outputs' must be a list"):
+            decode({"inputs": [tensor()], "outputs": wrong}, outputs=(spec(name="y"),))
+
+
 def test_nested_as_deep_as_the_shape() -> None:
     cube = np.arange(24).reshape(2, 3, 4)
     item = tensor(datatype="INT16", shape=[2, 3, 4], data=cube.tolist())
