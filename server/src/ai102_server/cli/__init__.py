@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai102_server import __version__
-from ai102_server.cli import account, package, privacy, quantize
+from ai102_server.cli import account, bench, convert, health, package, privacy, quantize
 from ai102_server.errors import ServerError
 
 __all__ = ["main"]
@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     account.add_parser(commands)
     privacy.add_parser(commands)
     quantize.add_parser(commands)
+    bench.add_parser(commands)
+    convert.add_parser(commands)
+    health.add_parser(commands)
     package.add_parser(commands)
     return parser
 
