@@ -161,6 +161,8 @@ def test_nan_in_json(datatype: str) -> None:
     literal = decode_with({"inputs": [item]}, spec(datatype)).inputs["x"]
     np.testing.assert_array_equal(literal, np.array([[1, math.nan], [-math.inf, math.inf]]))
     assert literal.dtype == DATATYPES[datatype].dtype
+    item["data"] = [1, 2, 3, math.inf]
+    assert decode_with({"inputs": [item]}, spec(datatype)).inputs["x"][1][1] == math.inf
     item["data"] = [1, None, 2.5, None]
     null = decode_with({"inputs": [item]}, spec(datatype)).inputs["x"]
     np.testing.assert_array_equal(null, np.array([[1, math.nan], [2.5, math.nan]]))
