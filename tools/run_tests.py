@@ -17,12 +17,13 @@ from pathlib import Path
 
 import docker_ready
 import environment
-from _console import ROOT, Failure, say, succeeds
+from _console import ROOT, Failure, apt_install, say, succeeds
 
 VENV = ROOT / ".venv"
 TOOLS = ROOT / "tools"
 SECOND_COLUMN = "3.13"  # with the newest ansible-core of the lock; .venv has the oldest
 SITE = "site"
+BROWSER = ("chromium", "chromium-driver")
 DEMO_HOST = "ai102-demo-gateway1"
 
 
@@ -44,6 +45,8 @@ def main() -> None:
         os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
     say("Docker")
     docker_ready.ensure()
+    say("a browser for the server's page")
+    apt_install(BROWSER)
     # These need the environment.
     import lint
     import run_molecule

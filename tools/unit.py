@@ -11,6 +11,7 @@ from pathlib import Path
 
 from _console import ROOT, Failure
 from _steps import Runner, Step
+from models import MODELS
 
 BIN = Path(sys.executable).parent
 
@@ -26,7 +27,11 @@ def steps(prefix: str = "") -> list[Step]:
     inventories = sorted(path.parent for path in (ROOT / "inventories").glob("*/hosts.yml"))
     playbooks = sorted((ROOT / "playbooks").glob("*.yml"))
     return [
-        Step(f"{prefix}unit tests of the server", [["env", "--chdir=server", *pytest]]),
+        Step(
+            f"{prefix}unit tests of the server",
+            [[sys.executable, ROOT / "tools" / "models.py"], ["env", "--chdir=server", *pytest]],
+            {"AI102_TEST_MODELS": str(MODELS)},
+        ),
         Step(f"{prefix}unit tests of the plugins", [[*pytest, ROOT / "tests" / "unit"]]),
         Step(f"{prefix}unit tests of the tools", [[*pytest, ROOT / "tools" / "tests"]]),
         Step(
