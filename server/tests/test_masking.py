@@ -8,7 +8,7 @@ import json
 import string
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ai102_server.privacy import KINDS, CustomPattern, Masker
@@ -34,6 +34,7 @@ ALL = Masker(KINDS)
         ("n=12 4111-1111-1111-1111", "n=12 [card]"),
         ("378282246310005 / 3782 822463 10005", "[card] / [card]"),
         ("card_4111111111111111", "card_[card]"),
+        ("4111111111111111abc 5555555555554444", "4111111111111111abc [card]"),
         ("4111111111111112 and 1234567812345670", "4111111111111112 and 1234567812345670"),
         # IBAN
         ("to DE89 3704 0044 0532 0130 00 and more", "to [iban] and more"),
@@ -227,6 +228,9 @@ NAMES = st.sampled_from(
 PASSWORDS = st.text(string.ascii_letters + string.digits + "!#$%*+-./:=?@^_|~ \\\"'{}[]()<>", min_size=4, max_size=30)
 
 
+@example("password", "abc\\", 0)
+@example("password", "abc\\", 1)
+@example("password", 'a\\"b\\', 2)
 @given(NAMES, PASSWORDS, st.integers(0, 2))
 def test_secrets_in_json_never_appear(name: str, password: str, depth: int) -> None:
     assume(password not in {name, "[secret]"} and password not in "next value is here")
