@@ -24,7 +24,7 @@ from access_kit import AUDIENCE, Model, Outsider, Site, hashed, jwk, pem, public
 from ai102_server.access import REQUEST_ID_KEY, Access, AccessShared, Ticket, blueprint
 from ai102_server.access.identity import ANONYMOUS
 from ai102_server.access.keys import thumbprint
-from ai102_server.access.login import Login
+from ai102_server.access.login import Login, WrongPasswordError
 from ai102_server.access.tokens import LONGEST_TOKEN, RefusedError, bearer
 from ai102_server.config.access import OPERATIONS
 from ai102_server.errors import ConfigError, RequestError, ServerError
@@ -318,7 +318,10 @@ def test_the_state_is_tidied_about_once_a_minute(site: Site, monkeypatch: pytest
     gate.poll()
     assert gate._looks == 0
     gate._stop.clear()
-    for _ in range(180):
+    for _ in range(59):
+        gate.poll()
+    assert purged == []
+    for _ in range(121):
         gate.poll()
     assert len(purged) == 3
 
@@ -1357,6 +1360,41 @@ def test_log_ins_at_the_same_time_are_bounded_and_the_rest_is_refused(
     assert login._passes == [False, False]
     assert room() == 3
     assert login("uma", "right", request()).seconds == 7200
+
+
+def test_who_waits_too_long_for_a_turn_is_refused(site: Site) -> None:
+    gate = site.load(login={"concurrent": 1, "waiting": 1, "wait_seconds": 0.05, "per_second": 1000.0})
+    login = Login(gate)
+    with login._turns, pytest.raises(RequestError) as caught:
+        login("uma", "right", request())
+    assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "1")
+    assert login("uma", "right", request()).identity.subject == "uma"
+
+
+def test_a_failure_is_audited_with_its_request(site: Site, audit: pytest.LogCaptureFixture) -> None:
+    login = Login(site.load(lockout={"attempts": 1}))
+    with pytest.raises(WrongPasswordError):
+        login("uma", "wrong", request(x_request_id="r-7"))
+    known = {"outcome": "denied", "subject": "uma", "role": "user", "source": "192.0.2.1", "request_id": "r-7"}
+    assert events(audit) == [
+        {"event": "token.refused", "reason": "wrong password", **known},
+        {"event": "locked", "reason": "account", "seconds": 2.0, **known},
+    ]
+    with pytest.raises(RequestError):
+        login("uma", "right", request(x_request_id="r-8"))
+    (refused,) = events(audit)
+    assert {name: refused[name] for name in ("event", "outcome", "reason", "request_id")} == {
+        "event": "token.refused", "outcome": "denied", "reason": "locked", "request_id": "r-8",
+    }  # fmt: skip
+
+
+def test_a_log_in_gives_its_pass_to_other_processes(site: Site) -> None:
+    gate = site.load()
+    Login(gate)("uma", "right", request())
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if gate.table.enter_pass(0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_log_in_waits_for_those_of_other_processes(site: Site) -> None:
