@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ai102_server.config import Config, parse_config
 from ai102_server.errors import ConfigError, RequestError, ServerError
-from ai102_server.privacy import Keyring, Masker, Pseudonyms
+from ai102_server.privacy import Keyring, Masker, MaskingFilter, Pseudonyms
 from ai102_server.telemetry import Record, Telemetry, TelemetryShared, logging_config
 from ai102_server.telemetry import shared as shared_module
 from ai102_server.telemetry import store as store_module
@@ -821,6 +821,12 @@ def test_every_part_of_a_log_line_is_masked(log: tuple[logging.Logger, io.String
     assert line["exception"].endswith("with base 10: 'no account [email]'")
     assert "Traceback" in line["exception"]
     assert "_masked_by" not in line
+
+
+def test_stacks_are_masked() -> None:
+    item = logging.makeLogRecord({"stack_info": "Stack: a@b.de"})
+    MaskingFilter(Masker()).filter(item)
+    assert item.stack_info == "Stack: [email]"
 
 
 def test_the_log_of_a_process_is_masked() -> None:
