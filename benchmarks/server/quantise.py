@@ -80,7 +80,7 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# INT8 beside the original",
         "",
-        f"{document['machine']['cpu']}, one thread, one sample at a time; speed: ratio of median times, measured in turn.",
+        f"{document['machine']['cpu']}, one thread, one sample at a time; speed: ratio of medians, measured in turn.",
         "",
         "| model | how | size | speed | judged by | original | INT8 | cosine (mean, lowest) | |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -95,11 +95,11 @@ def table(document: dict[str, Any]) -> str:
             "cosine": (1.0, first["cosine_mean"]),
         }[metric]
         size, speed = (found[f"{what}_original"] / found[f"{what}_quantised"] for what in ("size", "latency"))
-        lines.append(
-            f"| {item['model']} | {item['label']} | {size:.2f} × smaller | {speed:.2f} × | {metric}, {first['rows']} rows "
-            f"| {before:.4f} | {after:.4f} | {first['cosine_mean']:.4f}, {first['cosine_min']:.4f} | "
-            f"{'refused' if item['refused'] else 'written'} |"
-        )
+        judged = f"{metric}, {first['rows']} rows | {before:.4f} | {after:.4f}"
+        cosine = f"{first['cosine_mean']:.4f}, {first['cosine_min']:.4f}"
+        verdict = "refused" if item["refused"] else "written"
+        how = f"{item['model']} | {item['label']} | {size:.2f} × smaller | {speed:.2f} ×"
+        lines.append(f"| {how} | {judged} | {cosine} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
