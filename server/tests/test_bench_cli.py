@@ -129,7 +129,9 @@ def test_bench_sends_the_token_and_all_requests_in_turn(
     token, second = tmp_path / "token", tmp_path / "second.json"
     token.write_text("abc.def\n")
     second.write_text("{}")
-    assert bench(server.url, request_file, "--request", str(second), "--token-file", str(token)) == 0
+    assert (
+        bench(server.url, request_file, "--request", str(second), "--token-file", str(token), "--concurrency", "1") == 0
+    )
     assert set(server.bodies[2:]) == {request_file.read_bytes(), b"{}"}
 
 

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import TensorData
 
 from ai102_server.cli import main
 from ai102_server.errors import ServerError
@@ -182,6 +183,14 @@ def test_tensorrt_table(model: Path, samples: Path, tmp_path: Path) -> None:
     assert found["y"] == pytest.approx(np.abs(y).max(), rel=1e-5)
     lines = (table / "calibration.cache").read_text().splitlines()
     assert dict(line.split() for line in lines)["x"] == str(found["x"])
+
+
+def test_ranges_of_the_table_are_symmetric() -> None:
+    """ONNX Runtime's writer takes the upper end of a range, which says nothing of a tensor that is mostly negative."""
+    from ai102_server.quantisation.tensorrt import _symmetric
+
+    found = _symmetric(TensorData(lowest=np.array(-5, np.float32), highest=np.array(2, np.float32)))
+    assert [float(end) for end in found.range_value] == [-5.0, 5.0]
 
 
 def test_ragged_json_samples(tmp_path: Path) -> None:
