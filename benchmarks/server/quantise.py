@@ -116,7 +116,7 @@ def main() -> int:
         if not (CACHE / "quantise" / "image-judge.npz").exists():
             python = environments.environment("models", HERE / "models.txt") / "python"
             subprocess.run([python, HERE / "quantise_data.py", DATA, CACHE / "quantise"], check=True)
-        python = environments.environment("quantise", HERE / "quantise.txt") / "python"
+        python = environments.environment("quantise-tools", HERE / "quantise.txt") / "python"
         results = []
         for job in JOBS:
             say(f"{job.model}, {job.label}")
