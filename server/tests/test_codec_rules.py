@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from ai102_server.codec import (
     BF16,
+    BINARY_HEADER,
     DATATYPES,
     InferRequest,
     OutputRequest,
@@ -291,6 +292,45 @@ def test_empty_tensors_are_bounded() -> None:
         item = tensor(shape=shape, data=[])
         assert "is too large all the same" in refusal({"inputs": [item]}, spec(shape=(-1,) * len(shape)))
     assert decode({"inputs": [tensor(shape=[0, 1000], data=[])]}, spec(shape=(-1, -1))).inputs["x"].shape == (0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (tensor(name=["x"]), 'unknown input ["x"]; this model has: x'),
+        (tensor(name={}), "unknown input {}; this model has: x"),
+        (tensor(shape=...), "'shape' of input 'x' must be a list of whole numbers"),
+        (tensor(shape=None), "'shape' of input 'x' must be a list of whole numbers"),
+        (tensor(shape={}), "'shape' of input 'x' must be a list of whole numbers"),
+    ],
+)
+def test_refuses_what_is_no_name_or_shape(item: dict[str, Any], message: str) -> None:
+    assert refusal({"inputs": [item]}) == message
+
+
+def test_null_is_nothing() -> None:
+    document = {"inputs": [tensor(parameters=None)], "parameters": None, "outputs": [{"name": "y", "parameters": None}]}
+    assert decode(document, outputs=(spec(name="y"),)).outputs == (OutputRequest("y", False),)
+
+
+def test_empty_tensors_in_binary() -> None:
+    for datatype in DATATYPES:
+        item = tensor(datatype=datatype, shape=[0, 2], data=..., parameters={"binary_data_size": 0})
+        array = decode_binary({"inputs": [item]}, b"", spec(datatype)).inputs["x"]
+        assert array.shape == (0, 2)
+        assert array.dtype == DATATYPES[datatype].dtype
+
+
+def test_messages_are_bounded_and_exact() -> None:
+    assert len(refusal({"inputs": [tensor(datatype=["secret"] * 1000)]})) < 200
+    wrong = {"inputs": [tensor()], "parameters": {"binary_data_output": 1}}
+    assert refusal(wrong) == "parameter 'binary_data_output' of the request must be true or false"
+    assert refusal({"inputs": [tensor()], "parameters": []}) == "'parameters' of the request must be a JSON object"
+
+
+def test_names_that_clients_know() -> None:
+    assert BINARY_HEADER == "Inference-Header-Content-Length"
+    assert spec().to_json() == {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
 
 
 def test_models_without_inputs() -> None:
