@@ -77,7 +77,7 @@ def requirements(flavour: str) -> str:
     """Return the requirements of one flavour; for GPUs, ONNX Runtime brings CUDA and cuDNN as wheels."""
     text = REQUIREMENTS.read_text(encoding="utf-8")
     if flavour == "gpu":
-        text = re.sub(r"(?m)^onnxruntime(?![-\w])", "onnxruntime-gpu[cuda,cudnn]", text)
+        text = re.sub(r"(?m)^onnxruntime(?![-\w])", "onnxruntime-gpu[cuda,cudnn]\nnvidia-ml-py", text)
     return text
 
 

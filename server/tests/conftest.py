@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def base_config(packages: Signer) -> dict[str, Any]:
         "model_signing_public_key": str(packages.public_key),
         "release": "r1",
     }
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """Commands that run in the tests' process set the level of the log; it is as before after each test."""
+    logger = logging.getLogger("ai102_server")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from ai102_server.config import parse_config
+from ai102_server.service import Service
 from test_serving import INFER, wait_until
 from toolkit import Answer, ServerProcess, Signer, doubling_model, doubling_request
 
@@ -197,3 +199,23 @@ def test_unload_and_load(shop: Shop) -> None:
     assert shop.served() == {"2"}
     assert shop.post("nothing/load").status == 404
     assert shop.post("nothing/rollback").status == 409
+
+
+def test_tags_of_what_is_not_served_come_from_the_store(tmp_path: Path) -> None:
+    signer = Signer(tmp_path / "made")
+    entry = signer.package("secret", "1", doubling_model, golden(2), serving={"tags": ["tenant:a"]})
+    service = Service(parse_config({"listen": {"port": 1}, "store": {"path": str(Path(entry["path"]).parents[1])}}))
+    assert service.tags_in_store("secret") == {"tenant:a"}
+    assert service.tags_in_store("nothing") == frozenset()
+    service.close()
+
+
+def test_events_of_access_control_are_counted() -> None:
+    service = Service(parse_config({"listen": {"port": 1}, "models": []}))
+    for event in ("token.issued", "token.issued", "token.refused", "something.else"):
+        service.access.audit.event(event, "success")
+    text = service.telemetry.expose().decode()
+    assert 'ai102_access_events_total{event="token.issued"} 2.0' in text
+    assert 'ai102_access_events_total{event="token.refused"} 1.0' in text
+    assert "something" not in text
+    service.close()

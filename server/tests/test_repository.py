@@ -109,7 +109,7 @@ SERVING = {
     "batching": {"enabled": "auto", "max_size": 32, "preferred_sizes": [16, 8]},
     "instances": 2,
     "padding": {"ids": 0, "text": ""},
-    "tags": ["ocr", "public"],
+    "tags": ["ocr", "tenant:clinic"],
     "pipeline": {"inputs": []},
 }
 
@@ -123,10 +123,10 @@ def test_settings_of_the_model(package: Path, signer: Signer) -> None:
         batching=Batching(enabled=None, max_size=32, preferred_sizes=(8, 16)),
         instances=2,
         padding={"ids": 0, "text": ""},
-        tags=frozenset({"ocr", "public"}),
+        tags=frozenset({"ocr", "tenant:clinic"}),
         pipeline={"inputs": []},
     )
-    assert found.tags == {"ocr", "public"}
+    assert found.tags == {"ocr", "tenant:clinic"}
     signer.seal(package, {**manifest, "serving": {"batching": {"enabled": False, "max_size": 1}, "instances": 1}})
     assert opened(package, signer).serving == Serving(batching=Batching(enabled=False, max_size=1), instances=1)
 

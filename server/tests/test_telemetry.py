@@ -703,7 +703,7 @@ def test_a_log_that_is_stuck_costs_lines_and_nothing_else() -> None:
         statuses = [json.loads(line)["status"] for line in data.splitlines()]
         assert len(statuses) + dropped == 4004
         assert dropped > 3000
-        assert statuses[0] == 503
+        assert 503 in statuses
     finally:
         telemetry.close()
         os.close(write_end)

@@ -33,7 +33,8 @@ class RequestError(ServerError):
     """A request cannot be answered: ``status`` is the HTTP status, the message is shown to the client.
 
     ``retry_after`` is the number of seconds after which a client may try again; None when trying again is of no use.
-    ``headers`` go into the answer besides.
+    ``headers`` go into the answer besides. ``reason`` is one of ``telemetry.REASONS``, by which refusals are counted,
+    where the status does not say it.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class RequestError(ServerError):
         *,
         retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
+        self.reason = reason
         self.status = status
         self.message = message
         self.retry_after = retry_after

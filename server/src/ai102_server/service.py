@@ -7,17 +7,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from ai102_server import __version__
 from ai102_server.access import Access, AccessShared
 from ai102_server.config import Config, ModelRef
 from ai102_server.engine import Admission, LoadedModel, Loader, Registry
 from ai102_server.engine.registry import PLATFORM
+from ai102_server.errors import ModelError
+from ai102_server.repository.package import MANIFEST
+from ai102_server.repository.serving import read_serving
 from ai102_server.serving.control import Coordinator, Failures, WorkerLink
 from ai102_server.serving.models import change_models, wanted_models
 from ai102_server.telemetry import Telemetry, TelemetryShared
 
 __all__ = ["Service", "Shared"]
 
+_COUNTED_EVENTS: Final = frozenset({"token.issued", "token.refused", "token.revoked", "locked", "denied", "limited"})
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "model_configuration")
 
 
@@ -74,6 +80,7 @@ class Service:
         self.access: Final = Access.load(config.access, None if shared is None else shared.access)
         figures = Telemetry.share(config, worker + 1) if shared is None else shared.telemetry
         self.telemetry: Final = Telemetry(config, figures, worker)
+        self.access.audit.observe = self._count_event
         devices = config.execution.gpus()
         self._loader: Final = Loader(config, devices[worker % len(devices)], self.telemetry.executed)
         self._link: Final = link
@@ -93,6 +100,10 @@ class Service:
         """Write what is left of logs and traces, and end the threads."""
         self.telemetry.close()
         self.access.close()
+
+    def _count_event(self, event: str) -> None:
+        if event in _COUNTED_EVENTS:
+            self.telemetry.counter("access_events", "Events of access control.", {"event": event}).inc()
 
     # Models that come and go -------------------------------------------------------------------------------------
     def prepare(self, refs: Sequence[ModelRef]) -> Failures:
@@ -159,6 +170,22 @@ class Service:
             self._link.ask(what, name=name)
         else:
             change_models(self._coordinator, self.config, what, name)
+
+    def tags_in_store(self, name: str) -> frozenset[str]:
+        """Tags of the versions of a model that should be served, loaded or not, as their manifests say.
+
+        Nothing is verified: this decides who may ask for a model to be loaded, and loading verifies it.
+        """
+        tags: frozenset[str] = frozenset()
+        try:
+            for item in wanted_models(self.config):
+                if item.name == name:
+                    manifest = orjson.loads((item.path / MANIFEST).read_bytes())
+                    tags |= read_serving(manifest.get("serving"), name).tags
+        except (OSError, ValueError, AttributeError, ModelError):
+            # It cannot be loaded either, and says why then.
+            return tags
+        return tags
 
     # What is asked -----------------------------------------------------------------------------------------------
     @property

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ai102_server.access.identity import ANONYMOUS, Identity
@@ -41,6 +41,8 @@ class AuditLog:
         self._second = 0
         self._written = 0
         self._suppressed = 0
+        self.observe: Callable[[str], None] = lambda _event: None
+        """Told of every event that is logged, to count them."""
 
     def event(
         self,
@@ -52,6 +54,7 @@ class AuditLog:
         **facts: object,
     ) -> None:
         """Log an event such as ``token.issued``. ``outcome`` is ``success``, ``denied`` or ``failure``."""
+        self.observe(event)
         line: dict[str, object] = {"event": event, "outcome": outcome, "subject": who.subject, "role": who.role}
         line |= {"tenant": who.tenant, "jti": who.jti}
         if environ is not None:

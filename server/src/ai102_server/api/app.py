@@ -18,7 +18,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
-from ai102_server.access import blueprint
+from ai102_server.access import REQUEST_ID_KEY, blueprint
 from ai102_server.api.inference import JSON, InferenceEndpoint, Reply, error_reply
 from ai102_server.api.model_config import model_config
 from ai102_server.api.openapi import document
@@ -99,7 +99,7 @@ class _Routes:
 
         @app.before_request
         def take_request_id() -> None:
-            g.request_id = request_id(request.environ.get("HTTP_X_REQUEST_ID"))
+            g.request_id = request.environ[REQUEST_ID_KEY] = request_id(request.environ.get("HTTP_X_REQUEST_ID"))
 
         @app.before_request
         def ask_access_control() -> None:
@@ -154,7 +154,8 @@ class _Routes:
         try:
             return self.service.registry.get(name, version)
         except RequestError:
-            return _About(name, version or "")
+            # What is not served may still be in the store: who may load it depends on its tags.
+            return _About(name, version or "", self.service.tags_in_store(name))
 
     def visible(self, operation: str, name: str, version: str) -> bool:
         """Whether a caller may know of a model in a list."""

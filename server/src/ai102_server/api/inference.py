@@ -57,13 +57,26 @@ class _About(NamedTuple):
 class _Trace:
     """What is known of a request by the time it ends. Times in seconds; None: it did not come so far."""
 
-    __slots__ = ("batch", "decode", "encode", "error", "inference", "queue", "read", "received", "subject", "version")
+    __slots__ = (
+        "batch",
+        "decode",
+        "encode",
+        "error",
+        "inference",
+        "queue",
+        "read",
+        "reason",
+        "received",
+        "subject",
+        "version",
+    )
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.received = 0
         self.subject = ""
         self.error: str | None = None
+        self.reason = ""
         self.batch = 0
         self.read: float | None = None
         self.decode: float | None = None
@@ -105,7 +118,7 @@ class InferenceEndpoint:
                 trace.subject = ticket.subject
                 reply = self._answer(environ, registry.get_ready(model, version), trace, begun)
         except RequestError as error:
-            trace.error = error.message
+            trace.error, trace.reason = error.message, error.reason
             reply = error_reply(error)
         except Exception as error:
             # What a library says may hold parts of the payload or paths: it is not for clients.
@@ -132,7 +145,7 @@ class InferenceEndpoint:
                 trace.subject,
                 trace.error,
                 trace.batch,
-                "",
+                trace.reason,
                 get("HTTP_TRACESTATE"),
                 trace.read,
                 trace.decode,

@@ -40,6 +40,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         key=arguments.key,
         server_hostname=arguments.server_hostname,
         timeout=arguments.timeout,
+        token_file=arguments.token_file,
     )
     return run_predict(target, arguments.model, arguments.version, arguments.request)
 
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
     predict.add_argument("--key", type=Path, metavar="FILE", help="private key of the client certificate")
     predict.add_argument("--server-hostname", metavar="NAME", help="name in the server's certificate, if not the URL's")
+    predict.add_argument("--token-file", type=Path, metavar="FILE", help="token of the account that asks")
     predict.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
     predict.set_defaults(run=_predict)
 

@@ -277,7 +277,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _post(arguments: argparse.Namespace, path: str, document: dict[str, str], token: str | None) -> dict[str, Any]:
     from urllib.parse import urlsplit
 
-    from ai102_server.cli.predict import Target, _connect
+    from ai102_server.cli.predict import Target, connect
 
     if not arguments.url:
         raise ServerError("--url is missing: which server?")
@@ -290,7 +290,7 @@ def _post(arguments: argparse.Namespace, path: str, document: dict[str, str], to
         timeout=arguments.timeout,
     )
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    connection = _connect(target)
+    connection = connect(target)
     try:
         connection.request("POST", urlsplit(target.url).path.rstrip("/") + path, json.dumps(document), headers)
         response = connection.getresponse()

@@ -200,9 +200,9 @@ class _Load:
 
     def _connect(self) -> http.client.HTTPConnection:
         # One place knows how to verify the certificate of another name than the one connected to.
-        from ai102_server.cli.predict import _connect
+        from ai102_server.cli.predict import connect
 
-        return _connect(self._target)
+        return connect(self._target)
 
 
 def _message(answer: bytes) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from ai102_server.errors import ServerError
 
-__all__ = ["Target", "run_predict"]
+__all__ = ["Target", "connect", "run_predict"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,16 @@ class Target:
     key: Path | None = None
     server_hostname: str | None = None
     timeout: float = 30.0
+    token_file: Path | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Headers that say who asks. Raises ``ServerError`` when the token cannot be read."""
+        if self.token_file is None:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {self.token_file.read_text(encoding='ascii').strip()}"}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServerError(f"{self.token_file} holds no token that can be read") from error
 
 
 def run_predict(target: Target, model: str, version: str | None, source: str) -> int:
@@ -41,9 +51,10 @@ def run_predict(target: Target, model: str, version: str | None, source: str) ->
     path = f"{parts.path.rstrip('/')}/v2/models/{quote(model, safe='')}"
     if version is not None:
         path += f"/versions/{quote(version, safe='')}"
-    connection = _connect(target)
+    headers = {"Content-Type": "application/json", **target.headers()}
+    connection = connect(target)
     try:
-        connection.request("POST", f"{path}/infer", body, {"Content-Type": "application/json"})
+        connection.request("POST", f"{path}/infer", body, headers)
         response = connection.getresponse()
         answer = response.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
@@ -63,7 +74,8 @@ def _message(answer: str) -> str:
         return answer[:300]
 
 
-def _connect(target: Target) -> http.client.HTTPConnection:
+def connect(target: Target) -> http.client.HTTPConnection:
+    """A connection to a server, not opened yet. Raises ``ServerError`` for a wrong address or certificates."""
     parts = urlsplit(target.url)
     try:
         port = parts.port

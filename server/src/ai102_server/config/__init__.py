@@ -98,8 +98,8 @@ class Limits:
     """What one request may cost, and how long the last ones may take when the server stops.
 
     ``max_batch`` is the largest number of rows of one request. ``queue`` requests of one model may wait in each worker,
-    each for ``queue_seconds``. ``allow_nan``: inputs may hold NaN and infinities. Answers of ``compress_from`` bytes and
-    more are compressed for clients that accept it; 0: none are.
+    each for ``queue_seconds``. ``allow_nan``: inputs may hold NaN and infinities. Answers of ``compress_from`` bytes
+    and more are compressed for clients that accept it; 0: none are.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024

@@ -33,7 +33,8 @@ class Admission:
     def __enter__(self) -> None:
         with self._lock:
             if self._inflight >= self._limit:
-                raise RequestError(503, "the server is busy: too many requests wait already", retry_after=1)
+                message = "the server is busy: too many requests wait already"
+                raise RequestError(503, message, retry_after=1, reason="queue_full")
             self._inflight += 1
 
     def __exit__(

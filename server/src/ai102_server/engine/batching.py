@@ -150,7 +150,7 @@ class Batcher:
                 lead = True
             else:
                 if len(self._waiting) >= self._limits.length:
-                    raise _busy()
+                    raise _busy("queue_full")
                 lead = False
                 request.enqueued = time.monotonic()
                 request.wake = threading.Lock()
@@ -221,7 +221,7 @@ class Batcher:
             return
         if request.deadline is not None and request.deadline <= limit:
             raise RequestError(504, "the deadline of the request passed before it could run", retry_after=1)
-        raise _busy()
+        raise _busy("queue_timeout")
 
     # The one that runs a batch ------------------------------------------------------------------------------------
     def _lead(self, batch: list[_Request]) -> None:
@@ -355,8 +355,9 @@ class Batcher:
                 self._observe(request.rows, ended - begun)
 
 
-def _busy() -> RequestError:
-    return RequestError(503, "the server is busy: too many requests wait already", retry_after=1)
+def _busy(reason: str) -> RequestError:
+    message = "the server is busy: too many requests wait already"
+    return RequestError(503, message, retry_after=1, reason=reason)
 
 
 def pad(arrays: Sequence[Array], value: float) -> list[Array]:

@@ -140,5 +140,6 @@ class Registry:
         """As ``get``, and raises ``RequestError`` (503) when the model is not ready."""
         model = self.get(name, version)
         if model.run is None:
-            raise RequestError(503, f"model '{name}' version '{model.version}' is not ready: {model.reason}")
+            message = f"model '{name}' version '{model.version}' is not ready: {model.reason}"
+            raise RequestError(503, message, reason="not_ready")
         return model

@@ -99,7 +99,12 @@ def _to_padding(value: object) -> Mapping[str, Padding]:
 def _to_tags(value: object) -> frozenset[str]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list of tags, not {kind_of(value)}")
-    return frozenset(to_component(item) for item in value)
+    tags = frozenset(str(item) for item in value)
+    for tag in tags:
+        # As a name, or two of them: tenant:clinic.
+        for part in tag.split(":", 1):
+            to_component(part)
+    return tags
 
 
 def _to_mapping(value: object) -> Mapping[str, Any]:
