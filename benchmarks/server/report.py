@@ -144,6 +144,16 @@ def _order(key: tuple[str, str, int]) -> tuple[int, str, int]:
     return models.index(key[0]), key[1], -key[2]
 
 
+def _others(measurements: list[dict[str, Any]]) -> str:
+    """How much of the machine other programs had: figures with much of that are worth little."""
+    shares = [item["others"] for item in measurements if item["server"] != "raw"]
+    if not shares:
+        return ""
+    noisy = sum(share > 0.1 for share in shares)
+    text = f"Other programs had {statistics.median(shares):.1%} of the CPUs in the middle and {max(shares):.1%} at most"
+    return f"{text}; in {noisy} of {len(shares)} windows more than 10 %" + (": **measure again.**" if noisy else ".")
+
+
 def write(directory: Path) -> tuple[str, int]:
     """Write results.md and the plots; returns the text and how many targets were missed."""
     document = json.loads((directory / "results.json").read_text())
@@ -161,6 +171,8 @@ def write(directory: Path) -> tuple[str, int]:
         + ".",
         "",
         f"{errors} requests failed in all windows together." if errors else "No request failed.",
+        "",
+        _others(document["measurements"]),
         "",
         "## Targets",
         "",

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 import environments
 import report
 from environments import HERE, Failure, say
-from servers import PEER_NAMES, SERVERS, Running, Server, memory, running
+from servers import PEER_NAMES, SERVERS, Running, Server, busy_seconds, cpu_seconds, memory, running
 from wire import Samples
 
 ENCODINGS = {"tiny": ("json",), "minilm": ("json", "binary"), "ocr": ("json", "binary"), "image": ("binary",)}
@@ -54,6 +55,7 @@ class Measurement:
     max: float
     errors: int
     memory: int = 0
+    others: float = 0.0  # share of all CPUs that neither the server nor the load generator used
 
 
 @dataclass
@@ -88,6 +90,17 @@ def load(one: Running, encoding: str, concurrency: int, seconds: float, rate: fl
     return found
 
 
+def alone(one: Running, work: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    """Do some work, and find out what share of the CPUs others had meanwhile."""
+    before = busy_seconds(), cpu_seconds(one.pids), os.times().children_user + os.times().children_system
+    began = time.monotonic()
+    result = work()
+    elapsed = (time.monotonic() - began) * len(os.sched_getaffinity(0))
+    after = busy_seconds(), cpu_seconds(one.pids), os.times().children_user + os.times().children_system
+    busy, server, generator = (new - old for new, old in zip(after, before, strict=True))
+    return result, max(0.0, (busy - server - generator) / elapsed)
+
+
 def measure(options: Options, server: Server, model: str, number: int) -> list[Measurement]:
     """Start a server with a model, measure it, stop it."""
     if all(server.wire.make(encoding) is None for encoding in ENCODINGS[model]):
@@ -107,13 +120,13 @@ def measure(options: Options, server: Server, model: str, number: int) -> list[M
             for concurrency in CONCURRENCY:
                 load(one, encoding, concurrency, options.warm_up)
                 seconds = options.seconds if concurrency > 1 else max(1.0, options.seconds / 2)
-                result = load(one, encoding, concurrency, seconds)
+                result, others = alone(one, lambda s=seconds, e=encoding, c=concurrency: load(one, e, c, s))
                 errors = sum(result["errors"].values())
                 found.append(
                     Measurement(
                         server.name, model, encoding, concurrency, number,
                         (result["requests"] - result["errors"]["status"]) / result["seconds"],
-                        result["p50"], result["p90"], result["p99"], result["max"], errors, memory(one.pids),
+                        result["p50"], result["p90"], result["p99"], result["max"], errors, memory(one.pids), others,
                     )
                 )  # fmt: skip
     return found
