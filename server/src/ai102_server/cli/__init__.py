@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ai102_server import __version__
 from ai102_server.cli import account, bench, convert, health, package, privacy, quantize
+from ai102_server.cli.target import add_target_options
 from ai102_server.errors import ServerError
 
 __all__ = ["main"]
@@ -31,18 +32,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from ai102_server.cli.predict import Target, run_predict
+    from ai102_server.cli.predict import run_predict
+    from ai102_server.cli.target import Target
 
-    target = Target(
-        url=arguments.url,
-        ca=arguments.ca,
-        certificate=arguments.cert,
-        key=arguments.key,
-        server_hostname=arguments.server_hostname,
-        timeout=arguments.timeout,
-        token_file=arguments.token_file,
-    )
-    return run_predict(target, arguments.model, arguments.version, arguments.request)
+    return run_predict(Target.of(arguments), arguments.model, arguments.version, arguments.request)
 
 
 def _golden(arguments: argparse.Namespace) -> int:
@@ -68,16 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
 
     predict = commands.add_parser("predict", help="ask a running server")
-    predict.add_argument("--url", required=True, help="such as https://inference.example.internal")
+    add_target_options(predict)
     predict.add_argument("--model", required=True, help="name of the model")
     predict.add_argument("--version", dest="version", metavar="VERSION", help="version of the model (default: latest)")
     predict.add_argument("--request", default="-", metavar="FILE", help="V2 request as JSON (default: standard input)")
-    predict.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust (default: the system's)")
-    predict.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
-    predict.add_argument("--key", type=Path, metavar="FILE", help="private key of the client certificate")
-    predict.add_argument("--server-hostname", metavar="NAME", help="name in the server's certificate, if not the URL's")
-    predict.add_argument("--token-file", type=Path, metavar="FILE", help="token of the account that asks")
-    predict.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
     predict.set_defaults(run=_predict)
 
     golden = commands.add_parser("golden", help="record golden answers of a model")

@@ -24,6 +24,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ai102_server.cli.target import Target, add_target_options, connect
 from ai102_server.errors import ConfigError, ServerError
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "token", help="ask a running server for a token; the password is read from standard input or the terminal"
     )
     token.set_defaults(run=_token)
-    _add_target(token)
+    # Not required: the actions below the same command have no server.
+    add_target_options(token, required=False, token=False)
     token.add_argument("--name", metavar="NAME", help="name of the account")
     actions = token.add_subparsers(dest="action", required=False, metavar="ACTION")
 
@@ -87,20 +89,10 @@ def _add_token(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verify.set_defaults(run=_verify)
 
     revoke = actions.add_parser("revoke", help="end the token on standard input, or, as an admin, those of others")
-    _add_target(revoke)
+    add_target_options(revoke, required=False, token=False)
     revoke.add_argument("--jti", help="id of the token to end; the one on standard input is the admin's")
     revoke.add_argument("--subject", help="end all tokens of this subject; the one on standard input is the admin's")
     revoke.set_defaults(run=_revoke)
-
-
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    # Not required: the actions below the same command have no server.
-    parser.add_argument("--url", help="such as https://inference.example.internal")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust (default: the system's)")
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="private key of the client certificate")
-    parser.add_argument("--server-hostname", metavar="NAME", help="name in the server's certificate, if not the URL's")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -275,24 +267,11 @@ def _list(arguments: argparse.Namespace) -> int:
 # Tokens
 # --------------------------------------------------------------------------------------------------------------------
 def _post(arguments: argparse.Namespace, path: str, document: dict[str, str], token: str | None) -> dict[str, Any]:
-    from urllib.parse import urlsplit
-
-    from ai102_server.cli.predict import Target, connect
-
-    if not arguments.url:
-        raise ServerError("--url is missing: which server?")
-    target = Target(
-        url=arguments.url,
-        ca=arguments.ca,
-        certificate=arguments.cert,
-        key=arguments.key,
-        server_hostname=arguments.server_hostname,
-        timeout=arguments.timeout,
-    )
+    target = Target.of(arguments)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     connection = connect(target)
     try:
-        connection.request("POST", urlsplit(target.url).path.rstrip("/") + path, json.dumps(document), headers)
+        connection.request("POST", target.prefix + path, json.dumps(document), headers)
         response = connection.getresponse()
         body = response.read(_LARGEST_ANSWER)
     except (OSError, http.client.HTTPException) as error:

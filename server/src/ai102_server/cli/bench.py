@@ -14,7 +14,6 @@ import contextlib
 import http.client
 import json
 import math
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,13 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+from ai102_server.cli.target import Target, add_target_options, connect
 from ai102_server.errors import ServerError
-
-if TYPE_CHECKING:
-    from ai102_server.cli.predict import Target
 
 __all__ = ["Tally", "add_parser", "percentile"]
 
@@ -43,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Send a load in a closed loop. Ends with 1 when a request failed.",
     )
     add = parser.add_argument
-    add("--url", required=True, help="such as https://inference.example.internal")
+    add_target_options(parser)
     add("--model", required=True, help="name of the model")
     add("--version", dest="version", metavar="VERSION", help="version of the model (default: latest)")
     add("--request", action="append", required=True, metavar="FILE", type=Path,
@@ -51,12 +47,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--concurrency", type=int, default=8, help="clients; default: %(default)s")
     add("--duration", type=float, default=10.0, metavar="SECONDS", help="default: %(default)s")
     add("--warm-up", type=float, default=1.0, metavar="SECONDS", help="before it, not counted; default: %(default)s")
-    add("--ca", type=Path, metavar="FILE", help="certificates to trust (default: the system's)")
-    add("--cert", type=Path, metavar="FILE", help="client certificate")
-    add("--key", type=Path, metavar="FILE", help="private key of the client certificate")
-    add("--server-hostname", metavar="NAME", help="name in the server's certificate, if not the URL's")
-    add("--token-file", type=Path, metavar="FILE", help="file with a bearer token, - for standard input")
-    add("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
     add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 
@@ -88,25 +78,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ai102_server.cli.predict import Target
-
     if arguments.concurrency < 1 or not arguments.duration > 0 or not arguments.warm_up >= 0:
         raise ServerError("--concurrency must be 1 or more, --duration more than 0, --warm-up 0 or more")
-    target = Target(
-        url=arguments.url,
-        ca=arguments.ca,
-        certificate=arguments.cert,
-        key=arguments.key,
-        server_hostname=arguments.server_hostname,
-        timeout=arguments.timeout,
-    )
-    path = f"{urlsplit(target.url).path.rstrip('/')}/v2/models/{quote(arguments.model, safe='')}"
+    target = Target.of(arguments)
+    path = f"{target.prefix}/v2/models/{quote(arguments.model, safe='')}"
     if arguments.version is not None:
         path += f"/versions/{quote(arguments.version, safe='')}"
     bodies = [_read(file) for file in arguments.request]
-    headers = {"Content-Type": "application/json"}
-    if arguments.token_file is not None:
-        headers["Authorization"] = f"Bearer {_token(arguments.token_file)}"
+    headers = target.headers()
     load = _Load(target, f"{path}/infer", bodies, headers)
     load.try_once()
     if arguments.warm_up:
@@ -121,15 +100,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ServerError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _token(path: Path) -> str:
-    text = sys.stdin.readline() if str(path) == "-" else _read(path).decode("ascii", "replace")
-    token = text.strip()
-    # A line break would end the header, and what is not ASCII cannot stand in one.
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ServerError(f"{path} does not hold a token")
-    return token
 
 
 class _Load:
@@ -200,8 +170,6 @@ class _Load:
 
     def _connect(self) -> http.client.HTTPConnection:
         # One place knows how to verify the certificate of another name than the one connected to.
-        from ai102_server.cli.predict import connect
-
         return connect(self._target)
 
 

@@ -10,18 +10,18 @@ time a pattern takes grows with the length of the text, and no faster.
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-try:
-    from re import _constants, _parser  # type: ignore[attr-defined]  # Python's own, without type information
-except ImportError:  # Python 3.10
-    import sre_constants as _constants
-    import sre_parse as _parser
-
 __all__ = ["MAX_PATTERNS", "MAX_PATTERN_CHARACTERS", "MAX_STEPS", "CustomPattern"]
+
+# Python's own, without type information, and under other names before 3.11.
+_constants: Final[Any] = importlib.import_module("re._constants" if sys.version_info >= (3, 11) else "sre_constants")
+_parser: Final[Any] = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 MAX_PATTERNS: Final = 32
 MAX_PATTERN_CHARACTERS: Final = 500

@@ -406,9 +406,9 @@ class Worker:
         models = sum(1 for _ in service.registry)
         ready = models - len(problems)
         status = f"Serving {ready} of {models} models" + (f"; {'; '.join(problems)}" if problems else "")
-        link.tell(READY, status=" ".join(status.split())[:400])
         facts = {"models": ready, "release": self._config.release, "worker": self._index}
         logger.info("serving", extra={"address": str(self._listener.getsockname()), **facts})
+        link.tell(READY, status=" ".join(status.split())[:400])
         return application
 
     def _drain(self, _message: dict[str, Any]) -> None:

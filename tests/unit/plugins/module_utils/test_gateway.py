@@ -119,11 +119,17 @@ class FakeHost:
         return 0, "a line of the journal\n"
 
     def process(self, pid: int, title: str, parent: int = 1, start: int = 100, uid: int = 33) -> None:
-        directory = self.proc / str(pid)
+        # All at once, as the kernel does it: somebody may be looking.
+        directory = self.proc / f"new-{pid}"
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "stat").write_text(f"{pid} (nginx (x)) S {parent} " + "0 " * 17 + f"{start} 0\n")
         (directory / "cmdline").write_bytes(title.encode() + b"\0")
         (directory / "status").write_text(f"Name:\tnginx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+        final = self.proc / str(pid)
+        final.mkdir(exist_ok=True)
+        for path in directory.iterdir():
+            path.replace(final / path.name)
+        directory.rmdir()
 
     def start(self, workers: Sequence[int] = (11, 12), start: int = 100) -> None:
         (self.nginx.pid_file).write_text("10\n")

@@ -103,6 +103,7 @@ def environment(tmp_path: Path) -> dict[str, t.Any]:
         "blobs": str(tmp_path / "blobs"),
         "wheelhouses": str(tmp_path / "wheelhouses"),
         "modules": ["demo"],
+        "left_out": [],
         "references": [],
         "keep": 0,
         "files": [{"path": wheel.name, "sha256": sha256, "size": wheel.stat().st_size}],
