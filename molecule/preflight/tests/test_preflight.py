@@ -178,13 +178,17 @@ def test_a_port_of_systemd_belongs_to_the_socket_unit() -> None:
     on(
         SERVER,
         "printf '[Socket]\\nListenStream=0.0.0.0:8443\\n' > /run/systemd/system/ai102-x.socket && "
-        "printf '[Service]\\nExecStart=/bin/true\\n' > /run/systemd/system/ai102-x.service && "
+        # It stays: one that ends at once is started again and again, until systemd gives the socket up.
+        "printf '[Service]\\nExecStart=/bin/sleep 300\\n' > /run/systemd/system/ai102-x.service && "
         "systemctl daemon-reload && systemctl start ai102-x.socket",
     )
     try:
         played = play()
     finally:
-        on(SERVER, "systemctl stop ai102-x.socket && rm /run/systemd/system/ai102-x.* && systemctl daemon-reload")
+        on(
+            SERVER,
+            "systemctl stop ai102-x.socket ai102-x.service && rm /run/systemd/system/ai102-x.* && systemctl daemon-reload",
+        )
     assert played.failed == []
     # its service may be among the holders: the gateway's attempt to connect has started it
     assert "systemd (ai102-x.socket)" in played.check("port.8443", SERVER)["actual"]
