@@ -179,7 +179,7 @@ def test_what_is_not_in_order_is_refused_and_the_old_one_serves(
     again = [record for record in shop.server.records if record["message"] == "model not ready"]
     assert len(again) == before, "what failed is not tried again until it changes"
     answer = shop.post("doubling/load")
-    assert answer.status == 500
+    assert answer.status == 422
     assert reason in answer.json["error"]
     assert shop.served() == {"1"}
     # The next good one is served.

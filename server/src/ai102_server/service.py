@@ -146,7 +146,7 @@ class Service:
         """Serve a model again as the policies say, after it was unloaded, rolled back, or failed.
 
         Raises:
-            RequestError: 404 when there is no such model, 409 when what to serve cannot be found out, 500 when it
+            RequestError: 404 when there is no such model, 409 when what to serve cannot be found out, 422 when it
                 cannot be loaded.
 
         """

@@ -172,12 +172,11 @@ _ERRORS: Final = {
     401: "A token is needed, or this one is not valid.",
     403: "Policy does not permit it.",
     404: "No such model, version or resource.",
-    408: "The body took too long to arrive.",
-    409: "Another change of the models is under way.",
+    409: "It cannot be done as things are: no older version, no place for pins, a store that cannot be read.",
     413: "The body is too large.",
     415: "Content type or encoding that is not understood.",
+    422: "The model was refused: its package, provider or golden answers are not in order.",
     429: "More than this account may send, or too many requests wait; see Retry-After.",
-    499: "The client gave up.",
     500: "The server's fault; its log has the details.",
     503: "Not ready, busy or shutting down; see Retry-After.",
     504: "The request's deadline has passed.",
@@ -278,7 +277,7 @@ def _paths() -> dict[str, Json]:
     text["200"]["content"] = {"text/plain": {"schema": TEXT}}
     free = _responses(None)
     free["200"]["content"] = {"application/json": {"schema": {"type": "object"}}}
-    change = (400, 404, 409, 413, 503, 504)
+    change = (400, 404, 409, 413, 422, 503)
     keys = {"get": _operation("jwks", "Public keys of the tokens (JWKS)", "access", _responses("Keys", 404))}
     return {
         "/": {"get": _operation("page", "The page for people", "page", html)},

@@ -233,7 +233,7 @@ class Coordinator:
         """Serve a model again that was unloaded, or try again what failed.
 
         Raises:
-            RequestError: 404 when there is no such model, 500 when it cannot be loaded.
+            RequestError: 404 when there is no such model, 422 when it cannot be loaded.
             ModelError: What should be served cannot be found out.
 
         """
@@ -245,7 +245,7 @@ class Coordinator:
             failed = self._change(self._candidates())
         mine = [f"version {version}: {reason}" for (model, version), reason in failed.items() if model == name]
         if mine:
-            raise RequestError(500, f"model '{name}' cannot be loaded: {'; '.join(mine)}")
+            raise RequestError(422, f"model '{name}' cannot be loaded: {'; '.join(mine)}")
 
     def unload(self, name: str) -> None:
         """Stop serving a model until it is loaded again, or until the service starts again.

@@ -23,7 +23,7 @@ def change_models(coordinator: Coordinator, config: Config, what: str, name: str
     """Load, unload or roll back (``what``) a model.
 
     Raises:
-        RequestError: 404 for an unknown model, 409 when it cannot be done, 500 when a model cannot be loaded.
+        RequestError: 404 for an unknown model, 409 when it cannot be done, 422 when a model cannot be loaded.
 
     """
     try:
