@@ -222,7 +222,7 @@ def _optional_body(schema: str) -> Json:
 
 
 def _inference() -> Json:
-    responses = _responses(None, 400, 404, 408, 413, 415, 503, 504)
+    responses = _responses(None, 400, 404, 413, 415, 503, 504)
     responses["200"]["content"] = _content("InferenceResponse", binary=True)
     responses["200"]["headers"] = {
         **_HEADERS,
