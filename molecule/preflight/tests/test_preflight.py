@@ -187,7 +187,8 @@ def test_a_port_of_systemd_belongs_to_the_socket_unit() -> None:
     finally:
         on(
             SERVER,
-            "systemctl stop ai102-x.socket ai102-x.service && rm /run/systemd/system/ai102-x.* && systemctl daemon-reload",
+            "systemctl stop ai102-x.socket ai102-x.service && rm /run/systemd/system/ai102-x.* && "
+            "systemctl daemon-reload",
         )
     assert played.failed == []
     # its service may be among the holders: the gateway's attempt to connect has started it
