@@ -11,9 +11,11 @@ others go on; the watchdog of systemd watches the supervisor.
 What workers are told goes through the channel too. It is no signal, because the kernel may deliver the second of two
 signals to another thread than the first, and Python's main thread then sleeps on.
 
-A socket of our own is bound by the supervisor, so that an address in use is an error at once, but it listens only when
-the models of a worker are ready: until then connections are refused and a gateway asks another host. A socket handed
-over by systemd listens all the time, so connections wait while the service restarts.
+An address of our own is bound by the supervisor, so that one in use is an error at once, but nothing listens before the
+models of a worker are ready: until then connections are refused and a gateway asks another host. Each worker has a
+socket of its own at that address (``SO_REUSEPORT``), and the kernel spreads connections over them; with one socket for
+all, whoever wakes first takes them all, and the other processors idle. A socket handed over by systemd is one, and
+listens all the time, so connections wait while the service restarts.
 """
 
 from __future__ import annotations
@@ -110,13 +112,30 @@ def _bind_tcp(listen: Listen) -> socket.socket:
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        # A restart must not wait for connections of the last run to time out. Not SO_REUSEPORT: it would let a second
-        # server share the address silently.
+        # A restart must not wait for connections of the last run to time out.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without SO_REUSEPORT this fails when somebody listens there already.
         listener.bind(address)
+        # The sockets of the workers have it, which would let a second server that is still loading share the address.
+        claim = socket.socket(socket.AF_UNIX)
+        claim.bind(f"\0ai102_server {listener.getsockname()}".encode())
+        _CLAIMS.append(claim)
     except OSError as error:
         raise ServerError(f"cannot listen on {where}: {error.strerror or error}") from error
     return listener
+
+
+_CLAIMS: Final[list[socket.socket]] = []
+"""Names that say which addresses are ours, as long as this process lives."""
+
+
+def _share_of(listener: socket.socket) -> socket.socket:
+    """One more socket at the address that ``listener`` holds, for one worker."""
+    share = socket.socket(listener.family, listener.type)
+    share.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    share.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    share.bind(listener.getsockname())
+    return share
 
 
 def _bind_uds(path: Path, mode: int) -> socket.socket:
@@ -184,16 +203,21 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 
     # What Granian calls ------------------------------------------------------------------------------------------
     def _init_shared_socket(self) -> None:
+        self._use(self._listener)
+
+    def _use(self, listener: socket.socket) -> None:
+        """Have the workers that are spawned from now on accept on this socket."""
         self._ssp = None
-        self._listener.setblocking(False)
-        is_uds = self._listener.family == socket.AF_UNIX
+        listener.setblocking(False)
+        is_uds = listener.family == socket.AF_UNIX
         if not is_uds:
             # Connections inherit it. Without it an answer of more than one packet waits for the peer's delayed
             # acknowledgement: 40 ms for 2 ms of work.
-            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._shd = SocketHolder(self._listener.fileno(), is_uds, self.backlog)
-        self._sfd = self._listener.fileno()
-        self._sso = self._listener
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Only its number: Granian never closes it.
+        self._shd = SocketHolder(listener.fileno(), is_uds, self.backlog)
+        self._sfd = listener.fileno()
+        self._sso = listener
 
     def startup(self, spawn_target: object, target_loader: object) -> None:
         """Start the workers."""
@@ -208,9 +232,13 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         ours, theirs = Channel.pair()
         seat = _Seat(idx, ours)
         self._members[idx] = seat
+        listener = self._listener
+        if not self._activated and listener.family != socket.AF_UNIX:
+            listener = _share_of(listener)
+            self._use(listener)
         worker = Worker(
             replace(self._config, models=self._coordinator.active),
-            self._listener,
+            listener,
             activated=self._activated,
             index=idx,
             channel=theirs,
@@ -224,6 +252,9 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         def start_and_listen() -> None:
             start()
             theirs.close()
+            if listener is not self._listener:
+                # The worker's alone: what it has not accepted when it dies must not wait for it.
+                listener.close()
             seat.pid = process.inner.pid
             threading.Thread(target=self._listen_to, args=(seat,), name=f"worker-{idx}", daemon=True).start()
 
