@@ -16,6 +16,7 @@ from ai102_server.codec import decode_request, tensor_to_json
 from ai102_server.config import Execution
 from ai102_server.engine import ModelSession, prepare_providers
 from ai102_server.errors import ServerError
+from ai102_server.repository.golden import read_requests
 
 __all__ = ["record", "run_golden"]
 
@@ -52,16 +53,8 @@ def record(session: ModelSession, request: dict[str, Any], tolerance: float) -> 
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Requests of a file: one request, a list of them, or a document with ``requests`` such as ``golden.json``."""
-    try:
-        document = orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise ServerError(f"{path} cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError as error:
-        raise ServerError(f"{path} is not valid JSON: {error}") from error
-    if isinstance(document, dict):
-        document = document.get("requests", [document])
-    items = [item.get("request", item) if isinstance(item, dict) else item for item in document or []]
+    """Requests of a file, with or without what stands beside them in a ``golden.json``."""
+    items = [item.get("request", item) for item in read_requests(path)]
     if not items or not all(isinstance(item, dict) and "inputs" in item for item in items):
         raise ServerError(f"{path} must hold a V2 request with 'inputs', or a list of them")
     return items

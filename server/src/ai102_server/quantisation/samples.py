@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +25,7 @@ import orjson
 from ai102_server.codec import TensorSpec, decode_request
 from ai102_server.codec.datatypes import Array, from_onnx
 from ai102_server.errors import RequestError, ServerError
+from ai102_server.repository.golden import read_requests
 
 __all__ = ["SampleSet", "input_specs", "load_samples", "split"]
 
@@ -68,7 +69,7 @@ def load_samples(path: Path, specs: Mapping[str, TensorSpec]) -> SampleSet:
     feeds: list[dict[str, Array]] = []
     labels: list[Array] = []
     for file in files:
-        for index, item in enumerate(_entries(file)):
+        for index, item in enumerate(read_requests(file)):
             where = f"{file}: request {index}"
             request = item.get("request", item)
             try:
@@ -84,20 +85,6 @@ def load_samples(path: Path, specs: Mapping[str, TensorSpec]) -> SampleSet:
             f"{path}: {len(labels)} of {len(feeds)} requests have a 'label': give all of them one, or none"
         )
     return SampleSet(tuple(feeds), tuple(labels) if labels else None)
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        document = orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise ServerError(f"{path} cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError as error:
-        raise ServerError(f"{path} is not valid JSON: {error}") from error
-    if isinstance(document, dict):
-        document = document.get("requests", [document])
-    if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
-        raise ServerError(f"{path} must hold a V2 request with 'inputs', or a list of them")
-    return document
 
 
 def _label(value: object, where: str) -> Array:

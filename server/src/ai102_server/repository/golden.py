@@ -13,9 +13,9 @@ import orjson
 
 from ai102_server.codec import Datatype
 from ai102_server.codec.datatypes import Array
-from ai102_server.errors import ModelError
+from ai102_server.errors import ModelError, ServerError
 
-__all__ = ["DEFAULT_TOLERANCE", "GoldenRequest", "compare_tensors", "load_golden", "parse_golden"]
+__all__ = ["DEFAULT_TOLERANCE", "GoldenRequest", "compare_tensors", "load_golden", "parse_golden", "read_requests"]
 
 DEFAULT_TOLERANCE: Final = 1e-3
 _SHOWN: Final = 3
@@ -104,3 +104,21 @@ def _flat(data: object, datatype: Datatype) -> Array | None:
         return np.array(data, dtype=datatype.dtype).reshape(-1)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def read_requests(path: Path) -> list[dict[str, Any]]:
+    """Entries of a file: one V2 request, a list of them, or a document with ``requests`` such as ``golden.json``.
+
+    Raises ``ServerError`` when it cannot be read or is none of these.
+    """
+    try:
+        document = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise ServerError(f"{path} cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise ServerError(f"{path} is not valid JSON: {error}") from error
+    if isinstance(document, dict):
+        document = document.get("requests", [document])
+    if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
+        raise ServerError(f"{path} must hold a V2 request with 'inputs', or a list of them")
+    return document
