@@ -10,15 +10,17 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ai102_server.config import parse_config
+from ai102_server.config import ModelRef, parse_config
 from ai102_server.service import Service
+from ai102_server.serving.control import Coordinator, Failures
 from test_serving import INFER, wait_until
 from toolkit import Answer, ServerProcess, Signer, doubling_model, doubling_request
 
@@ -144,6 +146,16 @@ def test_worker_that_is_replaced_serves_what_the_others_serve(shop: Shop) -> Non
     assert shop.served() == {"2"}
 
 
+def test_worker_that_is_replaced_while_models_change_serves_what_the_others_serve(shop: Shop) -> None:
+    os.kill(shop.server.workers[0], signal.SIGKILL)
+    wait_until(lambda: len(shop.server.workers) == 2)  # the new one loads version 1
+    shop.add(2)
+    wait_until(lambda: sum(record["message"] == "serving" for record in shop.server.records) == 3)
+    shop.wait_for(2)
+    assert shop.post("doubling/rollback").status == 200
+    assert shop.served() == {"1"}
+
+
 def _tamper(package: Path) -> None:
     model = package / "model.onnx"
     content = bytearray(model.read_bytes())
@@ -199,6 +211,62 @@ def test_unload_and_load(shop: Shop) -> None:
     assert shop.served() == {"2"}
     assert shop.post("nothing/load").status == 404
     assert shop.post("nothing/rollback").status == 409
+
+
+class FakeMember:
+    """A process that cannot load version 2."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.serves: list[str] = []
+
+    def prepare(self, refs: Sequence[ModelRef]) -> Callable[[], Failures]:
+        self.asked.append(" ".join(ref.version for ref in refs))
+        return lambda: {(ref.name, ref.version): "broken" for ref in refs if ref.version == "2"}
+
+    def activate(self, refs: Sequence[ModelRef]) -> Callable[[], None]:
+        self.serves = [ref.version for ref in refs]
+        return lambda: None
+
+
+@dataclass
+class Package:
+    name: str
+    version: str
+    stamp: str = ""
+    path: Path = Path()
+
+
+def test_what_failed_is_not_tried_again_until_it_changes() -> None:
+    member = FakeMember()
+    wanted = [Package("m", "1")]
+    coordinator = Coordinator([ModelRef("m", "1", Path())], lambda: [member], lambda: wanted)
+    coordinator.poll()
+    assert member.asked == [], "nothing has changed"
+    wanted[:] = [Package("m", "2")]
+    for _ in range(3):
+        coordinator.poll()
+    assert member.asked == ["2"]
+    assert member.serves == ["1"], "the old one stands in"
+    wanted[:] = [Package("m", "2", stamp="mended")]
+    coordinator.poll()
+    assert member.asked == ["2", "2"]
+    wanted[:] = [Package("m", "3")]
+    coordinator.poll()
+    assert member.serves == ["3"]
+    wanted.clear()
+    coordinator.poll()
+    assert member.serves == []
+
+
+def test_a_new_member_is_brought_to_what_the_others_serve() -> None:
+    member = FakeMember()
+    active = [ModelRef("m", "1", Path())]
+    coordinator = Coordinator(active, list, list)
+    coordinator.bring(member, active)
+    assert member.asked == [], "it serves that already"
+    coordinator.bring(member, [ModelRef("m", "0", Path())])
+    assert member.serves == ["1"]
 
 
 def test_tags_of_what_is_not_served_come_from_the_store(tmp_path: Path) -> None:

@@ -215,19 +215,32 @@ class Coordinator:
 
     def poll(self) -> None:
         """Serve what is wanted, if that has changed. Raises ``ModelError`` when it cannot be found out."""
-        wanted = self._candidates()
-        if {ModelRef(item.name, item.version, item.path) for item in wanted} - set(self._active) or {
-            item.name for item in wanted
-        } != {ref.name for ref in self._active}:
-            self.refresh()
-        elif {(ref.name, ref.version) for ref in self._active} - {(item.name, item.version) for item in wanted}:
-            # Versions that are no longer wanted, unless they stand in for one that failed.
-            self.refresh()
+        with self._lock:
+            wanted = self._loadable()
+            if set(self._served(wanted, _refs(self._candidates(wanted)))) != set(self._active):
+                self._change(wanted)
 
     def refresh(self) -> None:
         """Serve what is wanted. Raises ``ModelError`` when it cannot be found out."""
         with self._lock:
-            self._change(self._candidates())
+            self._change(self._loadable())
+
+    def bring(self, member: Member, serves: Iterable[ModelRef]) -> None:
+        """Have a member that has just begun serve what the others do.
+
+        Args:
+            member: The member; it is among those that ``members`` gives by now.
+            serves: What it was told to serve when it was started, before changes that it was not asked for.
+
+        """
+        with self._lock:
+            if tuple(serves) == self._active:
+                return
+            failed = member.prepare(self._active)()
+            if failed:
+                facts = {f"{name} {version}": reason for (name, version), reason in failed.items()}
+                logger.error("a new worker cannot load what the others serve", extra={"failed": facts})
+            member.activate([ref for ref in self._active if (ref.name, ref.version) not in failed])()
 
     def load(self, name: str) -> None:
         """Serve a model again that was unloaded, or try again what failed.
@@ -242,7 +255,7 @@ class Coordinator:
                 raise RequestError(404, f"unknown model '{name[:100]}'")
             self._unloaded.discard(name)
             self._failed = {key: reason for key, reason in self._failed.items() if key[0] != name}
-            failed = self._change(self._candidates())
+            failed = self._change(self._loadable())
         mine = [f"version {version}: {reason}" for (model, version), reason in failed.items() if model == name]
         if mine:
             raise RequestError(422, f"model '{name}' cannot be loaded: {'; '.join(mine)}")
@@ -259,18 +272,25 @@ class Coordinator:
             if not any(ref.name == name for ref in self._active):
                 raise RequestError(404, f"unknown model '{name[:100]}'")
             self._unloaded.add(name)
-            self._change(self._candidates())
+            self._change(self._loadable())
 
-    def _candidates(self) -> list[Wanted]:
-        return [
-            item
-            for item in self._wanted()
-            if item.name not in self._unloaded and (item.name, item.version, item.stamp) not in self._failed
-        ]
+    def _loadable(self) -> list[Wanted]:
+        """What should be served, apart from what was unloaded by hand."""
+        return [item for item in self._wanted() if item.name not in self._unloaded]
 
-    def _change(self, candidates: Sequence[Wanted]) -> Failures:
+    def _candidates(self, wanted: Iterable[Wanted]) -> list[Wanted]:
+        """Those of them that have not failed as they are now."""
+        return [item for item in wanted if (item.name, item.version, item.stamp) not in self._failed]
+
+    def _served(self, wanted: Iterable[Wanted], good: Sequence[ModelRef]) -> list[ModelRef]:
+        """What can be loaded, and of a model of which nothing can be what it has."""
+        missing = {item.name for item in wanted} - {ref.name for ref in good}
+        return [*good, *(ref for ref in self._active if ref.name in missing)]
+
+    def _change(self, wanted: Sequence[Wanted]) -> Failures:
         """Called with the lock held. Returns what failed now."""
-        refs = [ModelRef(item.name, item.version, item.path) for item in candidates]
+        candidates = self._candidates(wanted)
+        refs = _refs(candidates)
         members = list(self._members())
         failed: Failures = {}
         for wait in [member.prepare(refs) for member in members]:
@@ -278,10 +298,7 @@ class Coordinator:
         for item in candidates:
             if (item.name, item.version) in failed:
                 self._failed[item.name, item.version, item.stamp] = failed[item.name, item.version]
-        served = [ref for ref in refs if (ref.name, ref.version) not in failed]
-        # A model of which nothing could be loaded keeps what it had.
-        broken = {name for name, _version, _stamp in self._failed} - {ref.name for ref in served} - self._unloaded
-        served += [ref for ref in self._active if ref.name in broken]
+        served = self._served(wanted, [ref for ref in refs if (ref.name, ref.version) not in failed])
         for done in [member.activate(served) for member in members]:
             done()
         before, self._active = self._active, tuple(served)
@@ -295,6 +312,10 @@ class Coordinator:
         elif facts["added"] or facts["removed"]:
             logger.info("models changed", extra=facts)
         return failed
+
+
+def _refs(items: Iterable[Wanted]) -> list[ModelRef]:
+    return [ModelRef(item.name, item.version, item.path) for item in items]
 
 
 class WorkerLink:

@@ -230,14 +230,14 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 
     def _spawn_worker(self, idx: int, target: object, callback_loader: object) -> WorkerProcess:  # noqa: ARG002
         ours, theirs = Channel.pair()
-        seat = _Seat(idx, ours)
+        seat = _Seat(idx, ours, self._coordinator.active)
         self._members[idx] = seat
         listener = self._listener
         if not self._activated and listener.family != socket.AF_UNIX:
             listener = _share_of(listener)
             self._use(listener)
         worker = Worker(
-            replace(self._config, models=self._coordinator.active),
+            replace(self._config, models=seat.models),
             listener,
             activated=self._activated,
             index=idx,
@@ -287,7 +287,7 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         return BEAT_SECONDS if seconds is None else min(BEAT_SECONDS, seconds / 3)
 
     def _serving_members(self) -> list[WorkerMember]:
-        return [seat.member for index, seat in list(self._members.items()) if index in self._ready]
+        return [seat.member for seat in list(self._members.values()) if seat.ready]
 
     def _listen_to(self, seat: _Seat) -> None:
         while (message := seat.channel.receive()) is not None:
@@ -301,12 +301,15 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
                 seat.member.done(message)
             elif event == "ask":
                 threading.Thread(target=self._do, args=(seat, message), daemon=True).start()
+        seat.ready = False
         seat.member.gone()
         seat.channel.close()
 
     def _worker_is_ready(self, seat: _Seat, message: dict[str, Any]) -> None:
         self._ready.add(seat.index)
         seat.ready = True
+        # Models may have changed while it loaded. On a thread of its own: this one hears the worker's answers.
+        threading.Thread(target=self._coordinator.bring, args=(seat.member, seat.models), daemon=True).start()
         if len(self._ready) < self.workers:
             return
         # From now on a worker that dies is replaced; before, it would only fail again.
@@ -319,6 +322,9 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             change_models(self._coordinator, self._config, message["what"], message["name"])
         except RequestError as error:
             answer = {"status": error.status, "message": error.message}
+        except Exception:
+            logger.exception("a change of models failed", extra={"change": message["what"], "model": message["name"]})
+            answer = {"status": 500, "message": "the models could not be changed: see the log of the service"}
         with contextlib.suppress(OSError):
             seat.channel.send(do="answer", id=message["id"], **answer)
 
@@ -356,9 +362,10 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 class _Seat:
     """What the supervisor knows of one worker."""
 
-    def __init__(self, index: int, channel: Channel) -> None:
+    def __init__(self, index: int, channel: Channel, models: tuple[ModelRef, ...]) -> None:
         self.index: Final = index
         self.channel: Final = channel
+        self.models: Final = models
         self.member: Final = WorkerMember(channel)
         self.pid: int | None = None
         self.ready = False
