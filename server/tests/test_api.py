@@ -15,7 +15,7 @@ from werkzeug.test import Client as WsgiClient
 from ai102_server.api import create_app, create_wsgi
 from ai102_server.config import parse_config
 from ai102_server.engine import load_registry
-from ai102_server.engine.batching import Batcher
+from ai102_server.engine.batching import Turn
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
 from test_codec import VALUES, raw
@@ -204,7 +204,7 @@ def test_faults_do_not_leak(client: Client, monkeypatch: pytest.MonkeyPatch, cap
     def fail(*_arguments: object) -> Any:
         raise RuntimeError("secret 12.5")
 
-    monkeypatch.setattr(Batcher, "__call__", fail)
+    monkeypatch.setattr(Turn, "__call__", fail)
     response = post(client, INFER, doubling_request(), **{"X-Request-ID": "abc"})
     assert response.status_code == 500
     assert response.json == {"error": "internal error; the server's log has the details"}
@@ -220,11 +220,11 @@ def test_faults_outside_of_inference_do_not_leak(client: Client, monkeypatch: py
 
 
 def test_what_the_model_refuses_is_the_clients_mistake(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Batcher, _inputs: object, outputs: Any, deadline: float | None) -> Any:
+    def refuse(self: Turn, _inputs: object, outputs: Any, deadline: float | None) -> Any:
         return original(self, {"x": np.zeros((1, 3), np.float64)}, outputs, deadline)
 
-    original = Batcher.__call__
-    monkeypatch.setattr(Batcher, "__call__", refuse)
+    original = Turn.__call__
+    monkeypatch.setattr(Turn, "__call__", refuse)
     response = post(client, INFER, doubling_request())
     assert response.status_code == 400
     assert "the model does not take these inputs" in response.json["error"]

@@ -191,14 +191,55 @@ def test_so_many_run_at_a_time() -> None:
     assert engine.most == 3
 
 
-def test_what_is_not_queued_runs_at_once() -> None:
+WHOLE = BatchingPlan(whole=True)
+
+
+def test_a_whole_turn_waits_for_a_slot_before_anything_is_decoded() -> None:
     engine = Engine()
-    people = crowd(engine, BatchingPlan(queued=False), length=0)
+    people = crowd(engine, WHOLE, slots=2)
+    decoded: list[int] = []
+
+    def ask(value: int) -> Array:
+        with people.batcher.turn() as run:
+            decoded.append(value)
+            return run(row(value), ["y"], None).outputs[0]
+
     engine.gate.clear()
-    futures = [people.pool.submit(people.batcher, row(value), ["y"]) for value in range(9)]
-    wait_until(lambda: engine.running == 9)
+    futures = [people.pool.submit(ask, value) for value in range(9)]
+    wait_until(lambda: people.batcher.waiting == 7)
+    assert len(decoded) == engine.running == 2
     engine.gate.set()
-    assert [future.result(5).outputs[0][0, 0] for future in futures] == [2.0 * value for value in range(9)]
+    assert [future.result(5)[0, 0] for future in futures] == [2.0 * value for value in range(9)]
+    assert engine.most == 2
+    assert people.batcher._idle == 2
+
+
+def test_a_whole_turn_that_fails_gives_its_slot_back() -> None:
+    people = crowd(Engine(), WHOLE)
+    with pytest.raises(ZeroDivisionError), people.batcher.turn():
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="minus one"):
+        people.batcher(row(-1), ["y"])
+    assert people.batcher._idle == 1
+
+
+def test_a_whole_turn_is_refused_when_the_queue_is_full_or_the_deadline_passes() -> None:
+    engine = Engine()
+    people = crowd(engine, WHOLE, length=1)
+    first = held(engine, people)
+    with pytest.raises(RequestError, match="deadline") as late, people.batcher.turn(time.monotonic() + 0.05):
+        pytest.fail("it had no slot")
+    assert late.value.status == 504
+    second = people.ask(row(1))
+    with pytest.raises(RequestError, match="busy") as full, people.batcher.turn():
+        pytest.fail("it had no slot")
+    assert full.value.status == 503
+    engine.gate.set()
+    assert first.result(5).queued == 0
+    assert second.result(5).queued > 0
+    with pytest.raises(RequestError, match="deadline"), people.batcher.turn() as run:
+        run(row(1), ["y"], time.monotonic() - 1)
+    assert people.batcher._idle == 1
 
 
 def test_full_queue() -> None:
@@ -282,6 +323,7 @@ class Model:
     def __init__(self, compute: Callable[[Array], Array], fixed: float = 0.002, each: float = 0.0) -> None:
         self.inputs = {"x": TensorSpec("x", FP32, (-1, 2))}
         self.outputs = {"y": TensorSpec("y", FP32, (-1, 2))}
+        self.provider = "CPUExecutionProvider"
         self.compute = compute
         self.fixed = fixed
         self.each = each
@@ -301,7 +343,7 @@ AUTO = Batching()
 def test_batches_when_that_is_faster() -> None:
     plan, reason = plan_batching(Model(lambda x: x * 2), SAMPLES, AUTO, {})
     assert plan.max_size >= 16
-    assert plan.queued
+    assert not plan.whole
     assert "measured" in reason
 
 
@@ -354,7 +396,8 @@ def test_padding_that_changes_answers_is_found_out() -> None:
     assert "changes with the others" in reason
 
 
-def test_quick_models_are_not_queued() -> None:
-    plan, _reason = plan_batching(Model(lambda x: x * 2, -0.0), SAMPLES, AUTO, {})
-    assert plan.max_size == 1
-    assert not plan.queued
+def test_turns_are_whole_where_the_processors_are_the_engine() -> None:
+    model = Model(lambda x: x * 2, 0.0, 0.002)
+    assert plan_batching(model, SAMPLES, AUTO, {})[0].whole
+    model.provider = "CUDAExecutionProvider"
+    assert not plan_batching(model, SAMPLES, AUTO, {})[0].whole

@@ -16,6 +16,7 @@ from ai102_server.access import REQUEST_ID_KEY, Ticket
 from ai102_server.codec import BINARY_HEADER, EncodedResponse, decode_request, encode_response
 from ai102_server.codec.compression import choose_encoding, compress, decompress, request_encoding
 from ai102_server.codec.datatypes import Array
+from ai102_server.codec.deadline import parse_timeout_header
 from ai102_server.engine import LoadedModel
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
@@ -164,37 +165,40 @@ class InferenceEndpoint:
         trace.received = len(body)
         read = clock()
         trace.read = read - begun
-        request = decode_request(
-            body,
-            get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"),
-            model.inputs,
-            model.outputs,
-            timeout=get("HTTP_X_REQUEST_TIMEOUT"),
-            max_batch=self._max_batch,
-            allow_nan=self._allow_nan,
-        )
-        pipeline = model.pipeline
-        names = [output.name for output in request.outputs]
-        inputs: Mapping[str, Array] = request.inputs
-        sources: Sequence[str] = names
-        if pipeline is not None:
-            inputs, sources = pipeline.before(inputs), pipeline.sources(names)
-        trace.decode = clock() - read
-        deadline = None
-        if request.deadline_seconds is not None:
-            deadline = time.monotonic() - (clock() - begun) + request.deadline_seconds
+        timeout = get("HTTP_X_REQUEST_TIMEOUT")
+        arrived = time.monotonic() - trace.read
+        limit = None if timeout is None else arrived + parse_timeout_header(timeout)
         run = model.run
         assert run is not None  # noqa: S101 - the model is ready
-        outcome = run(inputs, sources, deadline)
-        trace.queue, trace.inference, trace.batch = outcome.queued, outcome.ran, outcome.batch
-        ran = clock()
-        arrays = outcome.outputs
-        if pipeline is not None:
-            finished = pipeline.after(dict(zip(sources, arrays, strict=True)))
-            arrays = [finished[name] for name in names]
-        response = encode_response(model.name, model.version, request, arrays, model.outputs)
-        reply = self._reply(response, get("HTTP_ACCEPT_ENCODING"))
-        trace.encode = clock() - ran
+        with run.turn(limit) as turn:
+            turned = clock()
+            request = decode_request(
+                body,
+                get("HTTP_INFERENCE_HEADER_CONTENT_LENGTH"),
+                model.inputs,
+                model.outputs,
+                timeout=timeout,
+                max_batch=self._max_batch,
+                allow_nan=self._allow_nan,
+            )
+            pipeline = model.pipeline
+            names = [output.name for output in request.outputs]
+            inputs: Mapping[str, Array] = request.inputs
+            sources: Sequence[str] = names
+            if pipeline is not None:
+                inputs, sources = pipeline.before(inputs), pipeline.sources(names)
+            trace.decode = clock() - turned
+            seconds = request.deadline_seconds
+            outcome = turn(inputs, sources, None if seconds is None else arrived + seconds)
+            trace.queue, trace.inference, trace.batch = outcome.queued, outcome.ran, outcome.batch
+            ran = clock()
+            arrays = outcome.outputs
+            if pipeline is not None:
+                finished = pipeline.after(dict(zip(sources, arrays, strict=True)))
+                arrays = [finished[name] for name in names]
+            response = encode_response(model.name, model.version, request, arrays, model.outputs)
+            reply = self._reply(response, get("HTTP_ACCEPT_ENCODING"))
+            trace.encode = clock() - ran
         return reply
 
     def _reply(self, response: EncodedResponse, accepted: str | None) -> Reply:

@@ -27,7 +27,7 @@ import numpy as np
 from ai102_server.codec.datatypes import Array
 from ai102_server.errors import RequestError
 
-__all__ = ["Batcher", "BatchingPlan", "Outcome", "QueueLimits", "pad"]
+__all__ = ["Batcher", "BatchingPlan", "Outcome", "QueueLimits", "Turn", "pad"]
 
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 
@@ -37,14 +37,15 @@ class BatchingPlan:
     """How requests of one model are put together.
 
     ``max_size`` is the largest number of rows of one run; 1: requests run one by one. ``padding`` gives, for the inputs
-    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds. Not ``queued``:
-    requests run at once, however many there are.
+    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds. ``whole``: a request
+    has its slot from before it is decoded until its answer is encoded, for engines that run on the processors that do
+    that as well: what more requests could do at the same time would only keep each other from them.
     """
 
     max_size: int = 1
     padding: Mapping[str, float] = field(default_factory=dict)
     delay: float = 0.0
-    queued: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,41 +140,52 @@ class Batcher:
                 request ran, 400 when the model refuses the inputs.
 
         """
-        if not self._plan.queued:
-            return self._run_now(inputs, outputs)
+        with self.turn(deadline) as run:
+            return run(inputs, outputs, deadline)
+
+    def turn(self, deadline: float | None = None) -> Turn:
+        """What a request is decoded, run and encoded in; see ``Turn``."""
+        return Turn(self, deadline)
+
+    def run_batched(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Outcome:
+        """Run a request together with others that wait. Raises ``RequestError``, as a call does."""
         request = _Request(inputs, outputs, deadline)
         if self._plan.max_size > 1:
             self._describe(request)
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-                lead = True
-            else:
-                if len(self._waiting) >= self._limits.length:
-                    raise _busy("queue_full")
-                lead = False
-                request.enqueued = time.monotonic()
-                request.wake = threading.Lock()
-                request.wake.acquire()
-                self._waiting.append(request)
-                self._tell_company(request.rows)
-        if not lead:
-            self._wait(request)
-            if request.batch is None:
-                if request.error is not None:
-                    raise request.error
-                assert request.outcome is not None  # noqa: S101 - tells mypy what `_wait` has seen to
-                return request.outcome
+        if not self._begin(request):
+            return _outcome(request)
         batch = request.batch or [request]
         if self._plan.delay:
             self._gather(batch)
         self._lead(batch)
-        if request.error is not None:
-            raise request.error
-        assert request.outcome is not None  # noqa: S101 - `_lead` has set one of the two
-        return request.outcome
+        return _outcome(request)
 
-    def _run_now(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Outcome:
+    def take(self, deadline: float | None) -> float:
+        """Take a slot for one request alone. Returns the seconds it took. Raises ``RequestError``, as a call does."""
+        request = _Request({}, (), deadline)
+        if not self._begin(request):
+            assert request.error is not None  # noqa: S101 - nobody runs it for us
+            raise request.error
+        return time.monotonic() - request.enqueued if request.enqueued else 0.0
+
+    def _begin(self, request: _Request) -> bool:
+        """Wait for a slot; False when the request was dealt with meanwhile."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+                return True
+            if len(self._waiting) >= self._limits.length:
+                raise _busy("queue_full")
+            request.enqueued = time.monotonic()
+            request.wake = threading.Lock()
+            request.wake.acquire()
+            self._waiting.append(request)
+            self._tell_company(request.rows)
+        self._wait(request)
+        return request.batch is not None
+
+    def run_alone(self, inputs: Mapping[str, Array], outputs: Sequence[str], queued: float) -> Outcome:
+        """Run a request that has a slot of its own, after ``queued`` seconds of waiting for it."""
         started = time.monotonic()
         arrays = self._run(inputs, outputs)
         seconds = time.monotonic() - started
@@ -181,7 +193,7 @@ class Batcher:
         rows = len(first) if first is not None and first.ndim else 1
         if self._observe is not None:
             self._observe(rows, seconds)
-        return Outcome(arrays, 0.0, seconds, rows)
+        return Outcome(arrays, queued, seconds, rows)
 
     def _describe(self, request: _Request) -> None:
         """Set what decides with whom a request can run."""
@@ -220,7 +232,7 @@ class Batcher:
             request.wake.acquire()
             return
         if request.deadline is not None and request.deadline <= limit:
-            raise RequestError(504, "the deadline of the request passed before it could run", retry_after=1)
+            raise _too_late()
         raise _busy("queue_timeout")
 
     # The one that runs a batch ------------------------------------------------------------------------------------
@@ -234,7 +246,7 @@ class Batcher:
         except Exception as caught:  # noqa: BLE001 - raised again on the thread of each request
             error = caught
         ended = time.monotonic()
-        self._hand_over()
+        self.hand_over()
         rows = sum(request.rows for request in batch)
         if error is not None and len(batch) > 1:
             # One of them may be to blame: each gets an answer of its own.
@@ -249,7 +261,7 @@ class Batcher:
             if request.wake is not None and request.batch is None:
                 request.wake.release()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Give the slot to the first request that waits, with those that fit to it; or note that it is idle."""
         expired: list[_Request] = []
         first: _Request | None = None
@@ -268,7 +280,7 @@ class Batcher:
                 self._idle += 1
                 first = None
         for request in expired:
-            request.error = RequestError(504, "the deadline of the request passed before it could run", retry_after=1)
+            request.error = _too_late()
             request.wake.release()
         if first is not None:
             first.wake.release()
@@ -353,6 +365,52 @@ class Batcher:
             request.outcome = Outcome(outputs, queued, ended - begun, request.rows)
             if self._observe is not None:
                 self._observe(request.rows, ended - begun)
+
+
+class Turn:
+    """The time in which a request is decoded, run and encoded.
+
+    Entered once the request has been received. Where the plan is ``whole``, that waits for a slot, which is given back
+    at the end; else only the call waits, together with others.
+    """
+
+    __slots__ = ("_batcher", "_deadline", "_queued", "_whole")
+
+    def __init__(self, batcher: Batcher, deadline: float | None) -> None:
+        self._batcher: Final = batcher
+        self._deadline: Final = deadline
+        self._whole: Final = batcher.plan.whole
+        self._queued = 0.0
+
+    def __enter__(self) -> Turn:
+        """Wait for a slot, if one is needed. Raises ``RequestError`` (503, 504)."""
+        if self._whole:
+            self._queued = self._batcher.take(self._deadline)
+        return self
+
+    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Outcome:
+        """Run the request. Arguments and errors are those of ``Batcher``."""
+        if not self._whole:
+            return self._batcher.run_batched(inputs, outputs, deadline)
+        if deadline is not None and deadline <= time.monotonic():
+            raise _too_late()
+        return self._batcher.run_alone(inputs, outputs, self._queued)
+
+    def __exit__(self, *_: object) -> None:
+        """Give the slot to the next."""
+        if self._whole:
+            self._batcher.hand_over()
+
+
+def _outcome(request: _Request) -> Outcome:
+    if request.error is not None:
+        raise request.error
+    assert request.outcome is not None  # noqa: S101 - whoever ran it has set one of the two
+    return request.outcome
+
+
+def _too_late() -> RequestError:
+    return RequestError(504, "the deadline of the request passed before it could run", retry_after=1)
 
 
 def _busy(reason: str) -> RequestError:

@@ -30,8 +30,6 @@ _WORTH: Final = 1.15
 """So many times the throughput of single runs must be reached; less is within the noise of a measurement."""
 _WORTH_SECONDS: Final = 100e-6
 """So much must be saved for each row: giving a request to another thread and back costs tens of microseconds."""
-_CHEAP_SECONDS: Final = 200e-6
-"""Runs shorter than this are not queued, for the same reason: they run at once, however many they are."""
 _NEAR_BEST: Final = 0.95
 _RUN_SECONDS: Final = 0.03
 _TOTAL_SECONDS: Final = 3.0
@@ -43,6 +41,10 @@ class Runner(Protocol):
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that is really used first."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Compute ``outputs``, in that order."""
@@ -67,7 +69,7 @@ def plan_batching(
 
     """
     outputs = list(session.outputs)
-    alone = BatchingPlan(queued=not _is_cheap(session, samples[0] if samples else session.sample_inputs(), outputs))
+    alone = BatchingPlan(whole=session.provider == "CPUExecutionProvider")
     if wish.enabled == "never" or wish.max_size == 1:
         return alone, "switched off"
     fixed = [spec.name for spec in (*session.inputs.values(), *session.outputs.values()) if spec.shape[:1] != (-1,)]
@@ -87,13 +89,6 @@ def plan_batching(
     if size == 1:
         return alone, f"measured: batches are no faster ({gain:.2f} times the throughput at best)"
     return BatchingPlan(size, padding, wish.delay), f"measured: {gain:.2f} times the throughput at {size} rows"
-
-
-def _is_cheap(session: Runner, sample: Mapping[str, Array], outputs: Sequence[str]) -> bool:
-    try:
-        return _time(session, sample, outputs) < _CHEAP_SECONDS
-    except Exception:  # noqa: BLE001 - zeros need not be valid inputs
-        return False
 
 
 def _differs(

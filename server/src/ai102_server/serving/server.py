@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.constants import HTTPModes, Interfaces, RuntimeModes, SSLProtocols
 from granian.log import LogLevels
 from granian.server.mp import MPServer, WorkerProcess
 
@@ -67,6 +67,8 @@ HANG_BEATS: Final = 5
 MINIMUM_HANG_SECONDS: Final = 1.0
 MAX_CONNECTIONS: Final = 4096
 """Connections that a worker holds at a time. Most are kept alive by gateways and idle."""
+GARBAGE_THRESHOLD: Final = 20_000
+"""Containers made and not freed before the collector looks at the young ones."""
 READY: Final = "ready"
 FAILED: Final = "failed"
 
@@ -171,6 +173,8 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             workers=config.plan_workers(),
             blocking_threads=1,
             http=HTTPModes.http1,
+            # One thread for the connections of a worker, without another to hand them to.
+            runtime_mode=RuntimeModes.st,
             websockets=False,
             backlog=config.listen.backlog,
             backpressure=MAX_CONNECTIONS,
@@ -439,6 +443,8 @@ class Worker:
         # What was loaded lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        # A request leaves no cycles, so looking for them after every few requests finds nothing.
+        gc.set_threshold(GARBAGE_THRESHOLD)
         if not self._activated:
             self._listener.listen(self._config.listen.backlog)
         models = sum(1 for _ in service.registry)
