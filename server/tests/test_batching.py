@@ -191,7 +191,7 @@ def test_so_many_run_at_a_time() -> None:
     assert engine.most == 3
 
 
-WHOLE = BatchingPlan(whole=True)
+WHOLE = BatchingPlan(slot="whole")
 
 
 def test_a_whole_turn_waits_for_a_slot_before_anything_is_decoded() -> None:
@@ -240,6 +240,16 @@ def test_a_whole_turn_is_refused_when_the_queue_is_full_or_the_deadline_passes()
     with pytest.raises(RequestError, match="deadline"), people.batcher.turn() as run:
         run(row(1), ["y"], time.monotonic() - 1)
     assert people.batcher._idle == 1
+
+
+def test_what_needs_no_slot_runs_at_once() -> None:
+    engine = Engine()
+    people = crowd(engine, BatchingPlan(slot="nothing"), length=0)
+    engine.gate.clear()
+    futures = [people.pool.submit(people.batcher, row(value), ["y"]) for value in range(9)]
+    wait_until(lambda: engine.running == 9)
+    engine.gate.set()
+    assert [future.result(5).outputs[0][0, 0] for future in futures] == [2.0 * value for value in range(9)]
 
 
 def test_full_queue() -> None:
@@ -343,7 +353,7 @@ AUTO = Batching()
 def test_batches_when_that_is_faster() -> None:
     plan, reason = plan_batching(Model(lambda x: x * 2), SAMPLES, AUTO, {})
     assert plan.max_size >= 16
-    assert not plan.whole
+    assert plan.slot == "run"
     assert "measured" in reason
 
 
@@ -396,8 +406,12 @@ def test_padding_that_changes_answers_is_found_out() -> None:
     assert "changes with the others" in reason
 
 
-def test_turns_are_whole_where_the_processors_are_the_engine() -> None:
+def test_what_needs_a_slot() -> None:
     model = Model(lambda x: x * 2, 0.0, 0.002)
-    assert plan_batching(model, SAMPLES, AUTO, {})[0].whole
+    assert plan_batching(model, SAMPLES, AUTO, {})[0].slot == "whole"
     model.provider = "CUDAExecutionProvider"
-    assert not plan_batching(model, SAMPLES, AUTO, {})[0].whole
+    assert plan_batching(model, SAMPLES, AUTO, {})[0].slot == "run"
+    quick = Model(lambda x: x * 2, 0.0, 0.0)
+    assert plan_batching(quick, SAMPLES, Batching("never"), {})[0].slot == "nothing"
+    model.run = lambda *_: 1 / 0  # type: ignore[assignment, method-assign]
+    assert plan_batching(model, [], AUTO, {})[0].slot == "run"

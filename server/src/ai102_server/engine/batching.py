@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -37,15 +37,16 @@ class BatchingPlan:
     """How requests of one model are put together.
 
     ``max_size`` is the largest number of rows of one run; 1: requests run one by one. ``padding`` gives, for the inputs
-    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds. ``whole``: a request
-    has its slot from before it is decoded until its answer is encoded, for engines that run on the processors that do
-    that as well: what more requests could do at the same time would only keep each other from them.
+    whose shapes behind the batch axis may be padded, the value to pad with. ``delay`` in seconds. ``slot``: what of a
+    request needs one. ``run`` is the rule. ``whole`` is all from before it is decoded until its answer is encoded, for
+    engines on the processors that do that as well: what more requests could do at the same time would only keep each
+    other from them. ``nothing`` is for models so quick that handing a slot to another thread costs more than a run.
     """
 
     max_size: int = 1
     padding: Mapping[str, float] = field(default_factory=dict)
     delay: float = 0.0
-    whole: bool = False
+    slot: Literal["run", "whole", "nothing"] = "run"
 
 
 @dataclass(frozen=True)
@@ -370,16 +371,17 @@ class Batcher:
 class Turn:
     """The time in which a request is decoded, run and encoded.
 
-    Entered once the request has been received. Where the plan is ``whole``, that waits for a slot, which is given back
-    at the end; else only the call waits, together with others.
+    Entered once the request has been received. Where the plan says ``whole``, that waits for a slot, which is given
+    back at the end; with ``run`` only the call waits, together with others.
     """
 
-    __slots__ = ("_batcher", "_deadline", "_queued", "_whole")
+    __slots__ = ("_alone", "_batcher", "_deadline", "_queued", "_whole")
 
     def __init__(self, batcher: Batcher, deadline: float | None) -> None:
         self._batcher: Final = batcher
         self._deadline: Final = deadline
-        self._whole: Final = batcher.plan.whole
+        self._whole: Final = batcher.plan.slot == "whole"
+        self._alone: Final = batcher.plan.slot != "run"
         self._queued = 0.0
 
     def __enter__(self) -> Turn:
@@ -390,7 +392,7 @@ class Turn:
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Outcome:
         """Run the request. Arguments and errors are those of ``Batcher``."""
-        if not self._whole:
+        if not self._alone:
             return self._batcher.run_batched(inputs, outputs, deadline)
         if deadline is not None and deadline <= time.monotonic():
             raise _too_late()

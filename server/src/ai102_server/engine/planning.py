@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _WORTH: Final = 1.15
 """So many times the throughput of single runs must be reached; less is within the noise of a measurement."""
 _WORTH_SECONDS: Final = 100e-6
 """So much must be saved for each row: giving a request to another thread and back costs tens of microseconds."""
+_QUICK_SECONDS: Final = 200e-6
+"""Runs shorter than this need no slot, for the same reason."""
 _NEAR_BEST: Final = 0.95
 _RUN_SECONDS: Final = 0.03
 _TOTAL_SECONDS: Final = 3.0
@@ -69,7 +71,7 @@ def plan_batching(
 
     """
     outputs = list(session.outputs)
-    alone = BatchingPlan(whole=session.provider == "CPUExecutionProvider")
+    alone = BatchingPlan(slot=_slot(session, samples[0] if samples else session.sample_inputs(), outputs))
     if wish.enabled == "never" or wish.max_size == 1:
         return alone, "switched off"
     fixed = [spec.name for spec in (*session.inputs.values(), *session.outputs.values()) if spec.shape[:1] != (-1,)]
@@ -89,6 +91,16 @@ def plan_batching(
     if size == 1:
         return alone, f"measured: batches are no faster ({gain:.2f} times the throughput at best)"
     return BatchingPlan(size, padding, wish.delay), f"measured: {gain:.2f} times the throughput at {size} rows"
+
+
+def _slot(session: Runner, sample: Mapping[str, Array], outputs: Sequence[str]) -> Literal["run", "whole", "nothing"]:
+    """What of a request needs a slot when requests run one by one."""
+    try:
+        if _time(session, sample, outputs) < _QUICK_SECONDS:
+            return "nothing"
+    except Exception:  # noqa: BLE001 - zeros need not be valid inputs
+        logger.debug("the model does not run with zeros")
+    return "whole" if session.provider == "CPUExecutionProvider" else "run"
 
 
 def _differs(
