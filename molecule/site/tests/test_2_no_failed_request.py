@@ -15,6 +15,13 @@ def _served(figures: dict[str, Any]) -> set[str]:
     return {name for name, count in figures["upstreams"].items() if count > 0}
 
 
+def _wait_until_active(host: SiteHost) -> None:
+    deadline = time.monotonic() + 60
+    while host.run("systemctl", "is-active", "--quiet", UNIT, check=False).returncode != 0:
+        assert time.monotonic() < deadline, "the server did not come back"
+        time.sleep(1)
+
+
 def test_load_is_shared_by_all_hosts(load: Callable[[int], Load]) -> None:
     figures = load(4).figures()
     assert figures["failed"] == 0, figures
@@ -29,7 +36,7 @@ def test_a_server_that_is_killed(load: Callable[[int], Load], hosts: dict[str, S
     assert figures["failed"] == 0, figures
     assert figures["requests"] > 50
     assert int(hosts["inference1"].sh(f"systemctl show --value --property=NRestarts {UNIT}")) > restarts
-    assert hosts["inference1"].sh(f"systemctl is-active {UNIT}") == "active"
+    _wait_until_active(hosts["inference1"])
 
 
 def test_a_host_that_stops(load: Callable[[int], Load], hosts: dict[str, SiteHost]) -> None:
@@ -41,10 +48,7 @@ def test_a_host_that_stops(load: Callable[[int], Load], hosts: dict[str, SiteHos
         subprocess.run(["docker", "start", hosts["inference2"].container], check=True, capture_output=True)
     assert figures["failed"] == 0, figures
     assert figures["requests"] > 50
-    deadline = time.monotonic() + 60
-    while hosts["inference2"].run("systemctl", "is-active", "--quiet", UNIT, check=False).returncode != 0:
-        assert time.monotonic() < deadline, "the server did not come back with its host"
-        time.sleep(1)
+    _wait_until_active(hosts["inference2"])
 
 
 def test_a_release_that_rolls_over_all_hosts(
