@@ -171,9 +171,7 @@ def split_signature(content: bytes) -> tuple[bytes, bytes] | None:
 
 
 #: The line with which a compiler, the linker or `modpost` says what is wrong, and what comes before it in the log.
-_ERROR = re.compile(
-    r"(?:^|\s)(?:fatal )?error: |^ERROR: modpost: |undefined!$|No rule to make target|cannot find|not found"
-)
+_ERROR = re.compile(r"(?:^|\s)(?:fatal )?error: |^ERROR: modpost: |undefined!$|No rule to make target")
 
 
 def first_errors(log: str, count: int = 3) -> list[str]:

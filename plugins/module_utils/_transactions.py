@@ -148,6 +148,7 @@ class Record:
     after: dict[str, str | None]
     manual: list[str]
     held: list[str]
+    preferences: str = ""  #: what apt's preferences for these packages said before
 
     def to_dict(self) -> dict[str, t.Any]:
         """For the file."""
@@ -159,6 +160,7 @@ class Record:
             "after": self.after,
             "manual": self.manual,
             "held": self.held,
+            "preferences": self.preferences,
         }
 
     @classmethod
@@ -174,13 +176,19 @@ class Record:
                 after=dict(data["after"]),
                 manual=[str(name) for name in data["manual"]],
                 held=[str(name) for name in data["held"]],
+                preferences=str(data["preferences"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TransactionError(f"a record that is not well formed: {error}") from error
 
 
 def record_of(
-    number: int, requested: t.Sequence[str], plan: Plan, present: t.Mapping[str, Package], manual: t.Iterable[str]
+    number: int,
+    requested: t.Sequence[str],
+    plan: Plan,
+    present: t.Mapping[str, Package],
+    manual: t.Iterable[str],
+    preferences: str = "",
 ) -> Record:
     """Write down what a plan will change."""
     before = {name: old for name, (old, _new) in sorted(plan.changes.items())}
@@ -192,6 +200,20 @@ def record_of(
         after={name: new for name, (_old, new) in sorted(plan.changes.items())},
         manual=sorted(touched & set(manual)),
         held=sorted(name for name in touched if name in present and present[name].held),
+        preferences=preferences,
+    )
+
+
+def preferences(members: t.Sequence[str], version: str) -> str:
+    """Apt's preferences that allow one version of the members only, an older one than the installed as well.
+
+    :param version: a version, with ``*`` for what may differ; empty means none.
+    """
+    if not version or not members:
+        return ""
+    return (
+        "# Written by Ansible (ai102.inference): changes are overwritten.\n"
+        f"Package: {' '.join(members)}\nPin: version {version}\nPin-Priority: 1001\n"
     )
 
 

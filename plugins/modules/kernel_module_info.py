@@ -32,7 +32,9 @@ options:
         rename the modules of drivers of which several versions can be installed.
     type: list
     elements: str
-    default: [nvidia|nvidia-current, nvidia-uvm|nvidia-current-uvm]
+    default:
+      - nvidia|nvidia-current|nvidia-current-open
+      - nvidia-uvm|nvidia-current-uvm|nvidia-current-open-uvm
   version:
     description: The version that the modules must have. Without it, all kernels must have the same.
     type: str
@@ -280,7 +282,10 @@ def main() -> None:
             "modules": {
                 "type": "list",
                 "elements": "str",
-                "default": ["nvidia|nvidia-current", "nvidia-uvm|nvidia-current-uvm"],
+                "default": [
+                    "nvidia|nvidia-current|nvidia-current-open",
+                    "nvidia-uvm|nvidia-current-uvm|nvidia-current-open-uvm",
+                ],
             },
             "version": {"type": "str", "default": ""},
             "kernels": {"type": "list", "elements": "str", "default": []},

@@ -37,14 +37,27 @@ options:
       - V(present) installs what is missing, and everything in its newest allowed version with O(update).
       - V(previous) undoes the last change that was recorded, and fails when there is none.
       - V(absent) removes what the changes added, and the O(members).
+      - V(listed) only looks.
     type: str
-    choices: [present, previous, absent]
+    choices: [present, previous, absent, listed]
     default: present
   packages:
     description: Names of the packages, with O(state=present).
     type: list
     elements: str
     default: []
+  unwanted:
+    description: Patterns of the names of packages that are removed in the same change, because they do not go together
+      with the wanted ones though their maintainers allow it. Those in O(packages) stay.
+    type: list
+    elements: str
+    default: []
+  logs:
+    description: Patterns of the paths of log files. When a change fails, the first errors in those it wrote are part of
+      the message; they are looked at before the change is undone.
+    type: list
+    elements: str
+    default: [/var/lib/dkms/*/*/build/make.log]
   members:
     description:
       - Patterns of the names of packages that only work together, such as those of one driver. They are put on hold
@@ -56,6 +69,12 @@ options:
     description: Whether the O(members) that are installed are put on hold, so that only this module changes them.
     type: bool
     default: true
+  version:
+    description:
+      - Version that apt may choose for the O(members), with C(*) for what may differ, such as V(580.*). Written to
+        apt's preferences, so that an upgrade by hand keeps to it as well. Without it, apt chooses freely.
+    type: str
+    default: ""
   update:
     description:
       - Whether installed packages get the version that the preferences of apt choose, which may be an older one.
@@ -80,6 +99,7 @@ EXAMPLES = r"""
     path: /var/lib/ai102/nvidia_driver
     packages: [nvidia-kernel-dkms, nvidia-smi, libcuda1]
     members: ["*nvidia*", libcuda1]
+    version: 535.*
 
 - name: Return to what was there before
   ai102.inference.package_transaction:
@@ -125,6 +145,7 @@ restored:
 """
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -134,6 +155,7 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.ai102.inference.plugins.module_utils._kernel_modules import first_errors
 from ansible_collections.ai102.inference.plugins.module_utils._transactions import (
     QUERY,
     Package,
@@ -146,12 +168,14 @@ from ansible_collections.ai102.inference.plugins.module_utils._transactions impo
     matches,
     parse_dpkg,
     parse_simulation,
+    preferences,
     record_of,
     to_remove,
     way_back,
 )
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+PREFERENCES = Path("/etc/apt/preferences.d")
 
 
 class Packages:
@@ -165,6 +189,7 @@ class Packages:
         self.records_path = self.root / "changes"
         self.archive = self.root / "packages"
         self.held_path = self.root / "held.json"
+        self.preferences_path = PREFERENCES / f"ai102-{self.root.name.replace('_', '-')}"
         self.members: list[str] = options["members"]
         self.timeout: int = options["timeout"]
         self.native = self._run("dpkg", "--print-architecture")[1].strip()
@@ -240,6 +265,19 @@ class Packages:
         """Remove the record of a change that was undone."""
         (self.records_path / f"{record.number:06d}.json").unlink()
 
+    @property
+    def preferences(self) -> str:
+        """What apt's preferences for these packages say."""
+        return self.preferences_path.read_text(encoding="utf-8") if self.preferences_path.is_file() else ""
+
+    def prefer(self, content: str) -> None:
+        """Write apt's preferences for these packages, or remove them."""
+        if not content:
+            self.preferences_path.unlink(missing_ok=True)
+        elif content != self.preferences:
+            self.preferences_path.write_text(content, encoding="utf-8")
+            self.preferences_path.chmod(0o644)
+
     def prepare(self) -> None:
         """Make the directory that apt keeps files in; apt fetches them without being root."""
         partial = self.archive / "partial"
@@ -298,6 +336,7 @@ class Packages:
 
     def undo(self, record: Record) -> list[str]:
         """Undo a change; return what is still not as it was."""
+        self.prefer(record.preferences)
         self.refresh()
         back = way_back(record, self.present)
         if not back.empty:
@@ -394,25 +433,39 @@ def present(packages: Packages, options: dict[str, t.Any], check: bool) -> dict[
     """Install. Raises `TransactionError`."""
     asked: list[str] = options["packages"]
     missing = [name for name in asked if name not in packages.present or not packages.present[name].well]
-    if not missing and not options["update"]:
-        changed = packages.holds_to_change(options["hold"])
+    unwanted = [
+        f"{name}-"
+        for name, package in sorted(packages.present.items())
+        if package.present and matches(name, options["unwanted"]) and name not in asked
+    ]
+    before = packages.preferences
+    preferred = preferences(options["members"], options["version"])
+    wanted = [*(asked if options["update"] else missing), *unwanted]
+    if not wanted:
+        changed = packages.holds_to_change(options["hold"]) or preferred != before
         if changed and not check:
+            packages.prefer(preferred)
             packages.hold(options["hold"])
         return {"changed": changed}
     if check:
         try:
-            plan = packages.plan(asked if options["update"] else missing)
+            plan = packages.plan(wanted)
         except TransactionError:
             # A host that has never read a package list; what is missing is all that can be told.
             plan = Plan(dict.fromkeys(missing, (None, "newest")))
-        return {"changed": bool(plan.changes) or packages.holds_to_change(options["hold"]), **_told(plan)}
+        changed = bool(plan.changes) or preferred != before or packages.holds_to_change(options["hold"])
+        return {"changed": changed, **_told(plan)}
     packages.update_lists(options["cache_valid_time"])
     packages.prepare()
-    wanted = asked if options["update"] else missing
-    plan = packages.plan(wanted)
-    changed = bool(plan.changes)
-    if changed:
-        _change(packages, wanted, plan)
+    packages.prefer(preferred)
+    try:
+        plan = packages.plan(wanted)
+        changed = bool(plan.changes) or preferred != before
+        if plan.changes:
+            _change(packages, wanted, plan, before, options["logs"])
+    except TransactionError:
+        packages.prefer(before)
+        raise
     if packages.holds_to_change(options["hold"]):
         packages.hold(options["hold"])
         changed = True
@@ -420,7 +473,7 @@ def present(packages: Packages, options: dict[str, t.Any], check: bool) -> dict[
     return {"changed": changed, **_told(plan)}
 
 
-def _change(packages: Packages, asked: list[str], plan: Plan) -> None:
+def _change(packages: Packages, asked: list[str], plan: Plan, before: str, logs: list[str]) -> None:
     """Make the change of a plan, or undo what of it was made. Raises `TransactionError`."""
     if others := foreign_holds(plan, packages.present, packages.held):
         raise TransactionError(
@@ -430,18 +483,32 @@ def _change(packages: Packages, asked: list[str], plan: Plan) -> None:
     packages.keep_files(plan)
     records = packages.records()
     number = records[-1].number + 1 if records else 1
-    record = record_of(number, asked, plan, packages.present, packages.manual())
+    record = record_of(number, asked, plan, packages.present, packages.manual(), before)
     packages.write(record)
+    begun = time.time()
     try:
         with packages.no_services():
             packages.apt("install", *asked)
     except TransactionError as error:
+        told = errors_in(logs, begun)
         problems = packages.undo(record)
         if not problems:
             packages.forget(record)
-        failure = Failed(str(error), not problems, problems)
-        raise failure from error
+        reason = f"{error}. The build says: {' | '.join(told)}" if told else str(error)
+        raise Failed(reason, not problems, problems) from error
     packages.refresh()
+
+
+def errors_in(patterns: list[str], since: float) -> list[str]:
+    """The first errors in the log files that were written since a time."""
+    found: list[str] = []
+    for pattern in patterns:
+        for name in sorted(glob.glob(pattern)):
+            path = Path(name)
+            if path.stat().st_mtime >= since:
+                text = path.read_text(encoding="utf-8", errors="replace")
+                found += [line for line in first_errors(text) if line not in found]
+    return found
 
 
 class Failed(TransactionError):
@@ -496,10 +563,12 @@ def absent(packages: Packages, check: bool) -> dict[str, t.Any]:
         if not check:
             packages.mark("unhold", names)
             packages.apt(*arguments)
+    changed = bool(names) or packages.root.exists() or bool(packages.preferences)
     if not check:
+        packages.prefer("")
         shutil.rmtree(packages.root, ignore_errors=True)
         packages.refresh()
-    return {"changed": bool(names) or packages.root.exists(), **_told(plan)}
+    return {"changed": changed, **_told(plan)}
 
 
 def _told(plan: Plan) -> dict[str, t.Any]:
@@ -514,10 +583,13 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["present", "previous", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "previous", "absent", "listed"], "default": "present"},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "unwanted": {"type": "list", "elements": "str", "default": []},
+            "logs": {"type": "list", "elements": "str", "default": ["/var/lib/dkms/*/*/build/make.log"]},
             "members": {"type": "list", "elements": "str", "default": []},
             "hold": {"type": "bool", "default": True},
+            "version": {"type": "str", "default": ""},
             "update": {"type": "bool", "default": False},
             "cache_valid_time": {"type": "int", "default": 3600},
             "timeout": {"type": "int", "default": 300},
@@ -531,8 +603,10 @@ def main() -> None:
             answer = present(packages, options, module.check_mode)
         elif options["state"] == "previous":
             answer = previous(packages, options, module.check_mode)
-        else:
+        elif options["state"] == "absent":
             answer = absent(packages, module.check_mode)
+        else:
+            answer = {"changed": False}
         known = packages.records()
     except Failed as error:
         module.fail_json(msg=str(error), restored=error.restored)
