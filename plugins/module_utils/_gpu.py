@@ -110,26 +110,39 @@ def normal_pci_id(text: str) -> str:
     return f"{domain[-4:].rjust(4, '0')}:{rest}"
 
 
-def pci_gpus(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
-    """The NVIDIA GPUs the kernel sees on the PCI bus, whether or not a driver is bound."""
+def is_gpu(device: t.Mapping[str, str]) -> bool:
+    """Whether a PCI device is a GPU, and not an NVSwitch, a sound device or a USB port of a card."""
+    return device.get("class", "").startswith(_GPU_CLASSES)
+
+
+def pci_devices(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
+    """The devices of NVIDIA that the kernel sees on the PCI bus, whether or not a driver is bound."""
     found = []
     for device in sorted(root.iterdir()) if root.is_dir() else []:
         try:
-            vendor = (device / "vendor").read_text().strip()
-            class_ = (device / "class").read_text().strip()
-            if vendor != NVIDIA_VENDOR or not class_.startswith(_GPU_CLASSES):
+            if (device / "vendor").read_text().strip() != NVIDIA_VENDOR:
                 continue
             driver = device / "driver"
             found.append(
                 {
                     "pci_id": device.name,
                     "device": (device / "device").read_text().strip(),
+                    "class": (device / "class").read_text().strip(),
                     "kernel_driver": driver.resolve().name if driver.exists() else "",
                 }
             )
         except OSError:
             continue  # it went away while it was read
     return found
+
+
+def pci_gpus(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
+    """The GPUs among them."""
+    return [
+        {key: value for key, value in device.items() if key != "class"}
+        for device in pci_devices(root)
+        if is_gpu(device)
+    ]
 
 
 def _text(element: ET.Element | None, path: str) -> str:

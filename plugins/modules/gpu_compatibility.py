@@ -11,11 +11,11 @@ module: gpu_compatibility
 short_description: Which NVIDIA driver a host would get, and what stands in its way
 version_added: "0.1.0"
 description:
-  - Looks at a host without changing anything (GPUs on the PCI bus, installed and next kernel, headers, Secure Boot, held
-    packages, package sources, free space, who uses the GPUs) and compares it with the compatibility table
+  - Looks at a host without changing anything (GPUs on the PCI bus, installed and next kernel, headers, Secure Boot,
+    held packages, package sources, free space, who uses the GPUs) and compares it with the compatibility table
     C(roles/artifacts/files/gpu.yml) and with the locks of ONNX Runtime.
-  - Says which driver branch, kernel modules, packages and which lock of ONNX Runtime the host would get, and gives each
-    thing that stands in the way as a check of the verdict, with what to do about it.
+  - Says which driver branch, kernel modules, packages and which lock of ONNX Runtime the host would get, and gives
+    each thing that stands in the way as a check of the verdict, with what to do about it.
   - Never fails because of what it finds; look at RV(ok) or hand RV(checks) to M(ai102.inference.verdict).
 author:
   - AI-102 inference maintainers (@ai102)
@@ -25,27 +25,27 @@ options:
     type: str
   source:
     description:
-      - Where driver packages come from. V(nvidia) is NVIDIA's package repository, V(distribution) the one of Debian or
-        Ubuntu, V(bundle) an offline bundle that was made of NVIDIA's.
+      - Where driver packages come from. V(nvidia) is NVIDIA's package repository, V(distribution) the one of Debian
+        or Ubuntu, V(bundle) an offline bundle that was made of NVIDIA's.
     type: str
     choices: [nvidia, distribution, bundle]
     default: nvidia
   branch:
     description:
-      - Driver branch, such as V(580). V(auto) takes the branch in long-term support that fits GPUs, kernels and the lock
-        of ONNX Runtime, or with O(source=distribution) the one that the release of the distribution has.
+      - Driver branch, such as V(580). V(auto) takes the branch in long-term support that fits GPUs, kernels and the
+        lock of ONNX Runtime, or with O(source=distribution) the one that the release of the distribution has.
     type: str
     default: auto
   kernel_modules:
-    description: Open or proprietary kernel modules. V(auto) takes what the generation of the GPUs asks for, open where
-      both would do.
+    description: Open or proprietary kernel modules. V(auto) takes what the generation of the GPUs asks for, open
+      where both would do.
     type: str
     choices: [auto, open, proprietary]
     default: auto
   flavour:
     description:
-      - Which lock of ONNX Runtime must run. V(gpu) is the newest one, V(gpu_cuda12) the newest one that needs CUDA 12 only
-        and so an older driver, V(cpu) needs no driver. V(auto) takes the newest one that the driver can run.
+      - Which lock of ONNX Runtime must run. V(gpu) is the newest one, V(gpu_cuda12) the newest one that needs CUDA 12
+        only and so an older driver, V(cpu) needs no driver. V(auto) takes the newest one that the driver can run.
     type: str
     choices: [auto, cpu, gpu, gpu_cuda12]
     default: auto
@@ -63,7 +63,8 @@ options:
     type: bool
     default: false
   own_units:
-    description: Patterns of systemd units that may use the GPUs, because the caller stops them before the driver changes.
+    description: Patterns of systemd units that may use the GPUs, because the caller stops them before the driver
+      changes.
     type: list
     elements: str
     default: ["ai102-*", "nvidia-persistenced.service", "nvidia-fabricmanager.service", "nvidia-dcgm*.service"]
@@ -73,8 +74,8 @@ options:
     elements: str
     default: []
   enrol_key:
-    description: Whether the caller prepares the enrolment of the key that signs kernel modules, where Secure Boot is on
-      and does not know it yet. Somebody must confirm it on the host's console at the next start.
+    description: Whether the caller prepares the enrolment of the key that signs kernel modules, where Secure Boot is
+      on and does not know it yet. Somebody must confirm it on the host's console at the next start.
     type: bool
     default: false
   interpreter:
@@ -93,7 +94,8 @@ options:
     description: The compatibility table on the control node; by default the one of the role C(artifacts).
     type: path
   locks:
-    description: The summary of the locks of ONNX Runtime on the control node; by default the one of the role C(artifacts).
+    description: The summary of the locks of ONNX Runtime on the control node; by default the one of the role
+      C(artifacts).
     type: path
   severity:
     description: What a shortfall means, by name of a check or of a family of checks, V(fail), V(warn) or V(skip).
@@ -101,20 +103,31 @@ options:
     default: {}
   simulate:
     description:
-      - For tests and rehearsals without the hardware, the path of a JSON file B(on the host) with facts that replace what
-        the host says. What concerns packages, kernels, headers and free space is never replaced. Any key may be missing;
-        then the host's own fact is used.
-      - V(pci), a list of PCI devices of NVIDIA, each with C(pci_id) (C(0000:1b:00.0)), C(device) (C(0x2330)), and if wanted
-        C(class) (C(0x030200) when missing; C(0x068000) for an NVSwitch) and C(kernel_driver) (empty when missing).
-      - V(nvidia_smi), C(null) (no such program) or a dictionary with C(rc) and C(output), what C(nvidia-smi -q -x) printed
-        (both streams). In place of C(output), C(output_file) names a file on the host.
-      - V(secure_boot), a dictionary with C(state) (C(enabled), C(disabled), C(unsupported)), C(key) (whether there is a key
-        that signs modules) and C(enrolled) (whether the firmware knows it).
+      - For tests and rehearsals without the hardware, the path of a JSON file B(on the host) with facts that replace
+        what the host says. What concerns packages, kernels, headers and free space is never replaced. Any key may be
+        missing; then the host's own fact is used.
+      - V(pci), a list of PCI devices of NVIDIA, each with C(pci_id) (C(0000:1b:00.0)), C(device) (C(0x2330)), and if
+        wanted C(class) (C(0x030200) when missing; C(0x068000) for an NVSwitch) and C(kernel_driver) (empty when
+        missing).
+      - V(nvidia_smi), C(null) (no such program) or a dictionary with C(rc) and C(output), what C(nvidia-smi -q -x)
+        printed (both streams). In place of C(output), C(output_file) names a file on the host.
+      - V(secure_boot), a dictionary with C(state) (C(enabled), C(disabled), C(unsupported)), C(key) (whether there is
+        a key that signs modules) and C(enrolled) (whether the firmware knows it).
       - V(modules), a dictionary with C(nouveau) (bool, loaded or not) and C(nvidia) (version of the loaded module or
         C(null)).
       - V(users), a list of processes that have a GPU open, each with C(pid), C(command) and C(unit).
       - V(running_kernel), the release that runs, for containers, which show the kernel of the machine beneath.
     type: path
+  patterns:
+    description: Set by the action from the table, patterns of packages whose versions are asked for.
+    type: list
+    elements: str
+    default: []
+  names:
+    description: Set by the action from the table, packages whose candidates are asked for.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Only reads, so it does the same in check mode.
@@ -184,7 +197,8 @@ branch:
   type: str
   sample: "580"
 candidate:
-  description: Version of the driver's kernel module package that the package sources would install, null when unknown.
+  description: Version of the driver's kernel module package that the package sources would install, null when
+    unknown.
   returned: success
   type: str
   sample: 535.309.01-0+deb12u1
@@ -210,8 +224,8 @@ installed:
       type: dict
       returned: always
 change:
-  description: What would be done with the driver, V(none), V(install), V(upgrade), V(downgrade) or V(switch) (to the other
-    kind of kernel modules, or the same branch from packages that are missing).
+  description: What would be done with the driver, V(none), V(install), V(upgrade), V(downgrade) or V(switch) (to the
+    other kind of kernel modules, or the same branch from packages that are missing).
   returned: success
   type: str
   sample: install
@@ -359,11 +373,33 @@ def main() -> None:
     """Collect the facts; the action plugin compares them with the table."""
     module = AnsibleModule(
         argument_spec={
+            "host": {"type": "str"},
+            "source": {"type": "str", "choices": ["nvidia", "distribution", "bundle"], "default": "nvidia"},
+            "branch": {"type": "str", "default": "auto"},
+            "kernel_modules": {"type": "str", "choices": ["auto", "open", "proprietary"], "default": "auto"},
+            "flavour": {"type": "str", "choices": ["auto", "cpu", "gpu", "gpu_cuda12"], "default": "auto"},
+            "gpus": {"type": "int", "default": 0},
+            "reboot": {"type": "str", "choices": ["never", "when_needed"], "default": "never"},
+            "allow_in_use": {"type": "bool", "default": False},
+            "own_units": {
+                "type": "list",
+                "elements": "str",
+                "default": [
+                    "ai102-*",
+                    "nvidia-persistenced.service",
+                    "nvidia-fabricmanager.service",
+                    "nvidia-dcgm*.service",
+                ],
+            },
+            "own_holds": {"type": "list", "elements": "str", "default": []},
+            "enrol_key": {"type": "bool", "default": False, "no_log": False},
             "interpreter": {"type": "path", "default": "/usr/bin/python3"},
             "executable": {"type": "str", "default": "nvidia-smi"},
             "timeout": {"type": "int", "default": 60},
+            "table": {"type": "path"},
+            "locks": {"type": "path"},
+            "severity": {"type": "dict", "default": {}},
             "simulate": {"type": "path"},
-            # What the action asks about, taken from the table.
             "patterns": {"type": "list", "elements": "str", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
         },
