@@ -195,7 +195,7 @@ def test_the_rules_agree_with_the_matrix_that_others_use(host: Host, inventory: 
     from ansible_collections.ai102.inference.plugins.module_utils._flows import FlowMatrix
 
     text = (ROOT / "roles/firewall/defaults/main.yml").read_text()
-    for name, port in (("gateway", 443), ("inference", 8443), ("gateway_status", 9443)):
+    for name, port in (("gateway", 443), ("inference", 8443), ("gateway_status", 9443), ("registry", 5000)):
         text = text.replace(f'"{{{{ ai102_{name}_port }}}}"', str(port))
     flows = yaml.safe_load(text)["firewall_flows"] + inventory["vars"]["firewall_flows_extra"]
     hosts = {
