@@ -763,8 +763,8 @@ class Judge:
                 "The key is handed to the firmware; confirm it on the host's console at the next start (MOK manager, "
                 "the password that was set), otherwise the driver does not load."
                 if self.options.enrol_key
-                else "Let the key be enrolled (nvidia_driver_enrol_key: true; somebody confirms it on the console at "
-                "the next start), or turn Secure Boot off in the firmware.",
+                else "Let the key be enrolled (nvidia_driver_secure_boot: enrol; somebody confirms it on the console "
+                "at the next start), or turn Secure Boot off in the firmware.",
             )
 
     def check_nouveau(self, change: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from ansible_collections.ai102.inference.plugins.module_utils import _preflight as pf
 from ansible_collections.ai102.inference.plugins.module_utils._gpu import (
     is_gpu,
+    is_switch,
     parse_report,
     pci_devices,
 )
@@ -346,7 +347,7 @@ def gather(
         "os": {"id": os_id, "codename": release.get("VERSION_CODENAME", ""), "version": release.get("VERSION_ID", "")},
         "architecture": platform.machine(),
         "pci": gpus,
-        "switches": [device for device in devices if not is_gpu(device)],
+        "switches": [device for device in devices if is_switch(device)],
         "gpu": report.to_dict(),
         "running_kernel": simulated.get("running_kernel") or platform.release(),
         "next_kernel": next_kernel(kernels, root),

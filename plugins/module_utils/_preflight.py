@@ -239,7 +239,7 @@ def parse_list_sockets(text: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """One package source: where it is, of which suite, and which components of that (the last is no part of what it is)."""
+    """One package source: where it is, of which suite, and which components (no part of what makes it the same)."""
 
     uri: str
     suite: str
