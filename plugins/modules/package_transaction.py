@@ -219,6 +219,7 @@ class Packages:
             "--no-install-recommends",
             "--allow-downgrades",
             "--allow-change-held-packages",
+            "--ignore-hold",  # of our own; a plan that changes what somebody else holds is refused
             "--option=APT::Get::AutomaticRemove=false",
             f"--option=DPkg::Lock::Timeout={self.timeout}",
             "--option=Dpkg::Options::=--force-confdef",

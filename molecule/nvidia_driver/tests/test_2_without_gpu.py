@@ -142,10 +142,10 @@ def test_nvidia_s_repository_is_written_as_apt_reads_it(module: Module, host: Ho
             f"mkdir -p /tmp/apt/{codename} && cat > /tmp/apt/{codename}/x.sources <<'E'\n{told.sources()}E"
         )
         listed = host.check_output(
-            f"apt-get indextargets -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=/tmp/apt/{codename}"
-            " --format '$(REPO_URI)'"
+            "apt-get update --print-uris -o Dir::Etc::sourcelist=/dev/null"
+            f" -o Dir::Etc::sourceparts=/tmp/apt/{codename}"
         )
-        assert told.uri in listed
+        assert f"'{told.uri}InRelease'" in listed
 
 
 def test_a_version_is_chosen_held_and_recorded(module: Module, host: Host) -> None:
