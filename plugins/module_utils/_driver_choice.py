@@ -677,12 +677,13 @@ class Judge:
             return
         candidates = facts["candidates"]
         absent = [name for name in packages if not candidates.get(name) and name not in facts["packages"]]
-        if self.options.source != "distribution" and len(absent) == len(list(packages)):
-            self.add("packages", "pass", expected, "their repository is added when the driver is installed")
-            return
         kernel_package = packages[0] if packages else ""
         candidate = candidates.get(kernel_package)
         other = candidate is not None and upstream(candidate).split(".")[0] != choice.branch.name
+        # Some names are those of the distribution's packages too: only the branch says whose the candidate is.
+        if self.options.source != "distribution" and (candidate is None or other):
+            self.add("packages", "pass", expected, "their repository is set up when the driver is installed")
+            return
         if absent:
             self.add(
                 "packages",
@@ -691,7 +692,7 @@ class Judge:
                 f"no package source has {', '.join(absent)}",
                 "Run apt-get update, and look at apt-cache policy for these packages.",
             )
-        elif other and self.options.source == "distribution":
+        elif other:
             self.add(
                 "packages",
                 "fail",
@@ -913,6 +914,8 @@ class Judge:
         cpu = self.summary.get("cpu", {}).get(python, {})
         state = "none" if not self.gpus else "unsupported" if choice.branch is None else "supported"
         candidate = facts["candidates"].get(driver[0]) if driver else None
+        if candidate and choice.branch and upstream(candidate).split(".")[0] != choice.branch.name:
+            candidate = None
         return {
             "state": state,
             "branch": choice.branch.name if choice.branch else None,
