@@ -167,9 +167,18 @@ DKMS = Path("/var/lib/dkms")
 LOADED = Path("/sys/module")
 
 
+def run(module: AnsibleModule, *command: str, **options: t.Any) -> tuple[int, t.Any]:
+    """Run a program: its exit status (127 when there is none of that name) and what it printed."""
+    program = module.get_bin_path(command[0])
+    if program is None:
+        return 127, ""
+    status, output, _errors = module.run_command([program, *command[1:]], **options)
+    return status, output
+
+
 def read_driver(module: AnsibleModule, name: str, path: Path, certificates: list[Path]) -> KernelModule:
     """Read one module file."""
-    _status, output, _errors = module.run_command(["modinfo", str(path)])
+    _status, output = run(module, "modinfo", str(path))
     told = parse_modinfo(output)
     return KernelModule(
         name=name,
@@ -187,13 +196,9 @@ def verify(module: AnsibleModule, path: Path, certificates: list[Path]) -> Signa
     try:
         content = read_module(path)
         if content is None:
-            status, _output, _errors = module.run_command(["zstd", "--version"], handle_exceptions=True)
+            status, content = run(module, "zstd", "--quiet", "--decompress", "--stdout", str(path), encoding=None)
             if status != 0:
-                return "unknown"
-            status, packed, _errors = module.run_command(
-                ["zstd", "--quiet", "--decompress", "--stdout", str(path)], encoding=None
-            )
-            content = packed if status == 0 else b""
+                return "unknown" if status == 127 else "invalid"
         parts = split_signature(content)
     except ModuleFileError:
         return "invalid"
@@ -239,7 +244,7 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
     if next_kernel and next_kernel not in releases:
         releases = [*releases, next_kernel]
     certificates = [path for path in map(Path, options["certificates"]) if path.is_file()]
-    status, output, _errors = module.run_command(["dkms", "status"], handle_exceptions=True)
+    status, output = run(module, "dkms", "status")
     built = parse_dkms(output) if status == 0 else []
     kernels = []
     for release in releases:

@@ -27,8 +27,8 @@ MEMBERS = ["demo-driver", "demo-library"]
 # Two packages that need each other's version, as those of a driver do; the last version cannot be configured.
 BUILD = r"""
 set -eu
-rm -rf /srv/repository /root/gnupg; mkdir -p /srv/repository /root/gnupg; chmod 700 /root/gnupg
-export GNUPGHOME=/root/gnupg
+rm -rf /srv/repository; mkdir -p /srv/repository
+GNUPGHOME=$(mktemp -d); export GNUPGHOME
 gpg --batch --quiet --passphrase '' --quick-generate-key 'Test <test@example.com>' ed25519 sign never
 build() {
   mkdir -p "/tmp/p/$1/DEBIAN"
@@ -54,6 +54,7 @@ apt-ftparchive -o APT::FTPArchive::Release::Label='Demo Vendor' release . > Rele
 gpg --batch --yes --clearsign -o InRelease Release
 gpg --armor --export > key.asc
 gpg --with-colons --fingerprint | awk -F: '/^fpr/ {print $10; exit}' > fingerprint
+gpgconf --kill all
 """
 
 
