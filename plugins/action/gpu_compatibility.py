@@ -35,7 +35,7 @@ class ActionModule(ControllerAction):
     _requires_connection = True
     argument_spec: t.ClassVar[dict[str, dict[str, t.Any]]] = {
         "host": {"type": "str"},
-        "source": {"type": "str", "choices": ["nvidia", "distribution", "bundle"], "default": "nvidia"},
+        "source": {"type": "str", "choices": ["nvidia", "distribution", "bundle", "provided"], "default": "nvidia"},
         "branch": {"type": "str", "default": "auto"},
         "kernel_modules": {"type": "str", "choices": ["auto", "open", "proprietary"], "default": "auto"},
         "flavour": {"type": "str", "choices": ["auto", "cpu", "gpu", "gpu_cuda12"], "default": "auto"},
@@ -53,6 +53,7 @@ class ActionModule(ControllerAction):
             ],
         },
         "own_holds": {"type": "list", "elements": "str", "default": []},
+        "held_record": {"type": "path"},
         "enrol_key": {"type": "bool", "default": False},
         "interpreter": {"type": "path", "default": "/usr/bin/python3"},
         "executable": {"type": "str", "default": "nvidia-smi"},
@@ -74,7 +75,7 @@ class ActionModule(ControllerAction):
         answer: dict[str, t.Any] = self._execute_module(
             module_name=_MODULE,
             module_args={
-                **{key: options[key] for key in ("interpreter", "executable", "timeout", "simulate")},
+                **{key: options[key] for key in ("interpreter", "executable", "timeout", "simulate", "held_record")},
                 "patterns": table.known,
                 "names": table.every_name(),
             },
@@ -95,7 +96,7 @@ class ActionModule(ControllerAction):
                 reboot=options["reboot"],
                 allow_in_use=options["allow_in_use"],
                 own_units=tuple(options["own_units"]),
-                own_holds=tuple(options["own_holds"]),
+                own_holds=(*options["own_holds"], *answer["facts"].get("own_holds", ())),
                 enrol_key=options["enrol_key"],
             ),
             host=options["host"] or str(task_vars.get("inventory_hostname", "")),

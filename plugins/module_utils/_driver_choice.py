@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ansible_collections.ai102.inference.plugins.module_utils._preflight import size_text, version_tuple
 from ansible_collections.ai102.inference.plugins.module_utils._verdict import Check, Status
 
-Source = t.Literal["nvidia", "distribution", "bundle"]
+Source = t.Literal["nvidia", "distribution", "bundle", "provided"]
 
 #: Branches that are taken by themselves, best first. A branch that has ended is taken only when there is no other.
 _KINDS: t.Final = ("lts", "production", "feature", "ended")
@@ -184,7 +184,9 @@ class Table:
         return any(first <= number <= final for generation in self.generations for first, final in generation.ranges)
 
     def offer(self, source: Source, os_id: str, codename: str) -> Offer | None:
-        """What a source has for a release; None where nothing is known of it."""
+        """What a source has for a release; None where nothing is known of it, or where somebody provides the driver."""
+        if source == "provided":
+            return None
         part: t.Mapping[str, t.Any] = self.packages["distribution" if source == "distribution" else "nvidia"]
         entry = part.get(os_id)
         if entry is None:
@@ -334,15 +336,27 @@ class Judge:
             has = ", ".join(map(str, self.offer.branches))
             where = f"{self.release} has" if self.options.source == "distribution" else "the table's packages are of"
             found.append(f"{where} driver {has}, not {number}")
+        found += self.misfits(number, lock)
+        kernel = self.facts["next_kernel"] or self.facts["running_kernel"]
+        if version_tuple(kernel) < branch.first_kernel:
+            oldest = ".".join(map(str, branch.first_kernel))
+            found.append(f"driver {number} needs kernel {oldest} or newer, not {kernel}")
+        if not found and not self.flavours(branch):
+            kinds = sorted({generation.kernel_modules for generation in self.present} - {"both"})
+            wanted = self.options.kernel_modules
+            needed = " and ".join(f"{kind} ones" for kind in kinds) or "any"
+            asked = "" if wanted == "auto" else f", {wanted} ones are asked for"
+            found.append(f"no kernel modules of driver {number} can be had: the GPUs need {needed}{asked}")
+        return found
+
+    def misfits(self, number: int, lock: Lock | None) -> list[str]:
+        """Why a driver, the GPUs and a lock do not go together, wherever the driver comes from."""
+        found = []
         for generation in self.present:
             if number < generation.first_branch:
                 found.append(f"{generation.label} GPUs need driver {generation.first_branch} or newer, not {number}")
             if generation.last_branch is not None and number > generation.last_branch:
                 found.append(f"{generation.label} GPUs are driven up to {generation.last_branch}, not by {number}")
-        kernel = self.facts["next_kernel"] or self.facts["running_kernel"]
-        if version_tuple(kernel) < branch.first_kernel:
-            oldest = ".".join(map(str, branch.first_kernel))
-            found.append(f"driver {number} needs kernel {oldest} or newer, not {kernel}")
         if lock is not None:
             if number < lock.minimum_driver:
                 found.append(f"{lock.label} needs driver {lock.minimum_driver} or newer, not {number}")
@@ -353,12 +367,6 @@ class Judge:
                 elif cuda < generation.first_cuda:
                     first = ".".join(map(str, generation.first_cuda))
                     found.append(f"{generation.label} GPUs need CUDA {first} ({lock.label})")
-        if not found and not self.flavours(branch):
-            kinds = sorted({generation.kernel_modules for generation in self.present} - {"both"})
-            wanted = self.options.kernel_modules
-            needed = " and ".join(f"{kind} ones" for kind in kinds) or "any"
-            asked = "" if wanted == "auto" else f", {wanted} ones are asked for"
-            found.append(f"no kernel modules of driver {number} can be had: the GPUs need {needed}{asked}")
         return found
 
     def wanted_locks(self) -> list[Lock | None]:
@@ -392,6 +400,24 @@ class Judge:
                 )
                 choice.lock = lock
                 choice.kernel_modules = self.flavours(choice.branch)[0]
+                break
+        return choice
+
+    def provided(self) -> Choice:
+        """The driver that somebody else has installed, with the first lock that it can run."""
+        choice = Choice()
+        if self.installed is None or not self.installed["branch"].isdigit():
+            choice.reasons.append("no driver is installed")
+            return choice
+        number = int(self.installed["branch"])
+        for lock in self.wanted_locks():
+            misfits = self.misfits(number, lock)
+            choice.reasons.extend(reason for reason in misfits if reason not in choice.reasons)
+            if not misfits:
+                unknown = Branch(number, "production", "", (), ("open", "proprietary"))
+                choice.branch = self.table.branches.get(number, unknown)
+                choice.lock = lock
+                choice.kernel_modules = self.installed["kernel_modules"]
                 break
         return choice
 
@@ -489,7 +515,7 @@ class Judge:
     def check_choice(self, choice: Choice) -> None:
         """Driver, kernel modules and ONNX Runtime."""
         options = self.options
-        if self.offer is None and not self.outside:
+        if self.offer is None and not self.outside and options.source != "provided":
             self.add(
                 "driver",
                 "fail",
@@ -511,7 +537,7 @@ class Judge:
                 "driver",
                 "warn" if ended else "pass",
                 expected,
-                f"{branch.name}, {choice.kernel_modules} kernel modules"
+                (f"{branch.name}, {choice.kernel_modules} kernel modules" if choice.kernel_modules else branch.name)
                 + (f"; NVIDIA has ended this branch{when}" if ended else ""),
                 "The distribution may still mend it; NVIDIA's repository has branches in support "
                 "(nvidia_driver_source: nvidia).",
@@ -532,9 +558,11 @@ class Judge:
             hints.append("set inference_server_flavour: gpu_cuda12")
         if self.options.source == "distribution":
             hints.append("take NVIDIA's packages (nvidia_driver_source: nvidia)")
-        if self.options.branch != "auto":
+        if self.options.source == "provided":
+            hints.append("install a driver, or let it be installed (ai102_gpu_driver: managed)")
+        elif self.options.branch != "auto":
             hints.append("leave the branch to the table (nvidia_driver_branch: auto)")
-        if self.options.kernel_modules != "auto":
+        if self.options.kernel_modules != "auto" and self.options.source != "provided":
             hints.append("leave the kernel modules to the table (nvidia_driver_kernel_modules: auto)")
         if not hints:
             hints.append("leave this host out of the GPU hosts (inference_server_flavour: cpu)")
@@ -872,7 +900,11 @@ class Judge:
         fabric: list[str] = []
         pins: list[str] = []
         change = "none"
-        if self.gpus:
+        if self.gpus and self.options.source == "provided":
+            choice = self.provided()
+            self.check_choice(choice)
+            self.check_state()
+        elif self.gpus:
             choice = self.choose()
             self.check_choice(choice)
             if choice.branch is not None and choice.kernel_modules is not None and not self.outside:

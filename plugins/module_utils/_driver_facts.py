@@ -66,6 +66,16 @@ def read_simulation(path: str | None) -> dict[str, t.Any]:
     return data
 
 
+def read_names(path: str | None) -> list[str]:
+    """The names in a JSON list, none where there is no such file. Raises `ValueError`."""
+    if not path or not Path(path).is_file():
+        return []
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(data, list):
+        raise ValueError(f"{path} must be a list of names")
+    return [str(name) for name in data]
+
+
 def simulated_devices(devices: t.Iterable[t.Mapping[str, str]]) -> list[dict[str, str]]:
     """Simulated PCI devices in the form in which the kernel's are read."""
     return [

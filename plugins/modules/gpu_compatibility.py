@@ -26,9 +26,10 @@ options:
   source:
     description:
       - Where driver packages come from. V(nvidia) is NVIDIA's package repository, V(distribution) the one of Debian
-        or Ubuntu, V(bundle) an offline bundle that was made of NVIDIA's.
+        or Ubuntu, V(bundle) an offline bundle that was made of NVIDIA's. With V(provided) somebody else installs the
+        driver; then only what is there is compared with the GPUs and the locks.
     type: str
-    choices: [nvidia, distribution, bundle]
+    choices: [nvidia, distribution, bundle, provided]
     default: nvidia
   branch:
     description:
@@ -73,6 +74,10 @@ options:
     type: list
     elements: str
     default: []
+  held_record:
+    description: A JSON file on the host with the names of further packages that the caller holds itself, if there is
+      one.
+    type: path
   enrol_key:
     description: Whether the caller prepares the enrolment of the key that signs kernel modules, where Secure Boot is
       on and does not know it yet. Somebody must confirm it on the host's console at the next start.
@@ -374,7 +379,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "host": {"type": "str"},
-            "source": {"type": "str", "choices": ["nvidia", "distribution", "bundle"], "default": "nvidia"},
+            "source": {"type": "str", "choices": ["nvidia", "distribution", "bundle", "provided"], "default": "nvidia"},
             "branch": {"type": "str", "default": "auto"},
             "kernel_modules": {"type": "str", "choices": ["auto", "open", "proprietary"], "default": "auto"},
             "flavour": {"type": "str", "choices": ["auto", "cpu", "gpu", "gpu_cuda12"], "default": "auto"},
@@ -392,6 +397,7 @@ def main() -> None:
                 ],
             },
             "own_holds": {"type": "list", "elements": "str", "default": []},
+            "held_record": {"type": "path"},
             "enrol_key": {"type": "bool", "default": False, "no_log": False},
             "interpreter": {"type": "path", "default": "/usr/bin/python3"},
             "executable": {"type": "str", "default": "nvidia-smi"},
@@ -418,6 +424,7 @@ def main() -> None:
         )
     except (OSError, ValueError) as error:
         module.fail_json(msg=f"the host cannot be looked at: {error}")
+    facts["own_holds"] = df.read_names(params["held_record"])
     facts["python"] = interpreter_version(params["interpreter"])
     module.exit_json(changed=False, facts=facts)
 

@@ -578,6 +578,32 @@ def test_what_is_installed_is_told() -> None:
     assert upstream("535.309.01-0+deb12u1") == "535.309.01"
 
 
+# ------------------------------------------------------------------------------------ drivers that others installed
+
+
+def test_a_provided_driver_is_only_compared() -> None:
+    facts = host(A100, A100, smi="a100_mig_driver535_v12.xml", packages={}, kernels=[kernel(KERNEL, False)])
+    verdict = Verdict(facts, source="provided")
+    assert (verdict.branch, verdict.onnxruntime_flavour, verdict.failed) == ("535", "gpu_cuda12", [])
+    assert (verdict.packages, verdict.change) == ([], "none")
+    verdict = Verdict(facts, source="provided", flavour="gpu")
+    assert verdict.failed == ["driver"]
+    assert "needs driver 580 or newer, not 535" in verdict.text("driver")
+    assert "ai102_gpu_driver: managed" in verdict.text("driver")
+    assert "inference_server_flavour: gpu_cuda12" in verdict.text("driver")
+
+
+def test_no_driver_is_provided() -> None:
+    verdict = Verdict(host(T4), source="provided")
+    assert (verdict.state, verdict.failed) == ("unsupported", ["driver"])
+    assert "no driver is installed" in verdict.text("driver")
+
+
+def test_a_provided_driver_need_not_stand_in_the_table() -> None:
+    facts = host(T4, packages=installed("590.48.01-1", "nvidia-kernel-open-dkms"))
+    assert (Verdict(facts, source="provided").branch, Verdict(facts, source="provided").failed) == ("590", [])
+
+
 # ---------------------------------------------------------------------------------------------------------- the table
 
 

@@ -188,6 +188,13 @@ def test_wrong_simulated_facts_are_refused(tmp_path: Path, content: str, message
         df.read_simulation(str(put(tmp_path / "facts.json", content)))
 
 
+def test_names_of_a_record(tmp_path: Path) -> None:
+    assert df.read_names(None) == [] == df.read_names(str(tmp_path / "absent"))
+    assert df.read_names(str(put(tmp_path / "held.json", '["libcuda1"]'))) == ["libcuda1"]
+    with pytest.raises(ValueError, match="list of names"):
+        df.read_names(str(put(tmp_path / "held.json", "{}")))
+
+
 def programs(answers: dict[str, tuple[int, str]]) -> Any:
     """Programs of which some are there."""
 
