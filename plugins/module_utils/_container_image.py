@@ -18,11 +18,14 @@ _REFERENCE: t.Final = re.compile(
     r"@(?P<digest>sha256:[0-9a-f]{64})"
 )
 
+#: The first Podman of which output that goes straight to the journal and GPUs by CDI are known to work.
+OLDEST_PODMAN: t.Final = (4, 3)
+
 #: What engines say when a pull or push fails, and what an operator can do about it.
 _CAUSES: t.Final = (
     (
         r"x509|certificate signed by unknown|certificate is (?:not )?valid|tls:",
-        "the certificate of the registry is not one that is trusted here; is it the right registry, and the right authority?",
+        "the certificate of the registry is not one that is trusted here; are it and the authority the right ones?",
     ),
     (
         r"server gave HTTP response to HTTPS client",
@@ -30,7 +33,7 @@ _CAUSES: t.Final = (
     ),
     (
         r"unauthori[sz]ed|authentication required|denied",
-        "the registry refuses the account; compare ai102_registry_username and ai102_registry_password with its accounts",
+        "the registry refuses the account; compare ai102_registry_username and ai102_registry_password with its own",
     ),
     (
         r"manifest unknown|not found|404",
@@ -75,12 +78,26 @@ class Reference:
         found = _REFERENCE.fullmatch(text)
         if found is None:
             raise ImageError(
-                f"{text!r} does not name an image by its digest, as in registry.example:5000/name@sha256:<64 hex digits>"
+                f"{text!r} does not name an image by its digest, as in registry.example/name@sha256:<64 hex digits>"
             )
         return cls(found["registry"], found["repository"], found["digest"])
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}@{self.digest}"
+
+
+def refuse_old(version: str) -> None:
+    """Refuse an engine that cannot run the server as its unit wants it.
+
+    :param version: as ``podman version`` says it.
+    :raises ImageError: it is too old; an unknown one is not.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version.strip())
+    if found and (int(found[1]), int(found[2])) < OLDEST_PODMAN:
+        raise ImageError(
+            f"Podman {version.strip()} is too old: {OLDEST_PODMAN[0]}.{OLDEST_PODMAN[1]} is needed, as Debian 12 and Ubuntu "
+            "24.04 have it. Leave inference_server_runtime at environment on this host."
+        )
 
 
 def explain(said: str) -> str:

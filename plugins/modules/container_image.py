@@ -12,8 +12,8 @@ short_description: Pull a container image by its digest
 version_added: "0.1.0"
 author: AI-102 inference maintainers (@ai102)
 description:
-  - Has Podman pull one image, which its digest says without doubt. An image that is there costs two cheap calls and needs
-    no registry.
+  - Has Podman pull one image, which its digest says without doubt. An image that is there costs two cheap calls and
+    needs no registry.
   - Account and authorities are given to this pull alone; nothing of them stays on the host.
   - When an image was pulled, older ones of the same repository that no file refers to are removed, all but some of the
     newest.
@@ -41,8 +41,8 @@ options:
     type: str
     default: ""
   ca_path:
-    description: PEM file on the host of the authorities that the registry's certificate must come from. The system's when
-      empty.
+    description: PEM file on the host of the authorities that the registry's certificate must come from. The system's
+      when empty.
     type: str
     default: ""
   labels:
@@ -59,7 +59,7 @@ options:
     type: int
     default: 2
 requirements:
-  - podman on the host
+  - podman 4.3 or newer on the host
 """
 
 EXAMPLES = r"""
@@ -115,6 +115,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._container_image i
     Reference,
     digests_in,
     explain,
+    refuse_old,
     removable,
     write_access,
     wrong_labels,
@@ -189,6 +190,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if module.check_mode:
             return result
         assert program is not None
+        refuse_old(_podman(program, "version", "--format", "{{.Client.Version}}").stdout)
         _pull(program, reference, params)
         present = _look(program, reference)
         if present is None:

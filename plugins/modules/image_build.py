@@ -12,8 +12,8 @@ short_description: Build the server's container image and push it to a registry
 version_added: "0.1.0"
 author: AI-102 inference maintainers (@ai102)
 description:
-  - Builds the image from C(Dockerfile) and the hashed locks, gives it a tag that is made of what it consists of, pushes it,
-    and writes its digest to a file. That file is what hosts are given the image by.
+  - Builds the image from C(Dockerfile) and the hashed locks, gives it a tag that is made of what it consists of, pushes
+    it, and writes its digest to a file. That file is what hosts are given the image by.
   - An image of the same inputs that the registry has already is neither built nor pushed again, and needs no engine.
   - Run it on the control node, where the sources are.
 attributes:
@@ -45,8 +45,8 @@ options:
     default: ""
   base_release:
     description:
-      - Release of Debian, such as V(bookworm), of which a base is made with C(mmdebstrap) instead, for places from which no
-        public registry can be reached.
+      - Release of Debian, such as V(bookworm), of which a base is made with C(mmdebstrap) instead, for places from which
+        no public registry can be reached.
     type: str
     default: ""
   base_mirror:

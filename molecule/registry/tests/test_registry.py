@@ -111,7 +111,8 @@ def pull(client: Host, reference: str, credentials: str = CREDENTIALS, trust: st
     """Pull an image and give what skopeo said."""
     client.check_output("rm -rf /tmp/pulled; mkdir -p /tmp/nothing")
     return client.run(
-        f"skopeo --insecure-policy copy --src-cert-dir {trust} --src-creds {credentials} docker://{reference} dir:/tmp/pulled"
+        f"skopeo --insecure-policy copy --src-cert-dir {trust} --src-creds {credentials} docker://{reference} "
+        "dir:/tmp/pulled"
     )
 
 
@@ -182,10 +183,10 @@ def test_unneeded_layers_go_and_pushes_wait_meanwhile(client: Host, host: Host, 
     assert deleted.rc == 0, deleted.stderr
     blobs = "find /var/lib/docker-registry/docker/registry/v2/blobs -name data | wc -l"
     before = int(host.check_output(blobs))
-    # A fifo in the place of the program's configuration would be a stand-in; the real run is only made longer.
-    host.check_output("mkdir -p /run/systemd/system/ai102-registry-gc.service.d")
+    # The real run, only made longer.
+    slow = "/run/systemd/system/ai102-registry-gc.service.d"
     host.check_output(
-        "printf '[Service]\\nExecStartPre=/usr/bin/sleep 4\\n' > /run/systemd/system/ai102-registry-gc.service.d/slow.conf"
+        f"mkdir -p {slow} && printf '[Service]\\nExecStartPre=/usr/bin/sleep 4\\n' > {slow}/slow.conf"
         " && systemctl daemon-reload && systemctl start --no-block ai102-registry-gc.service && sleep 2"
     )
     refused = push(client, registry, "meanwhile")

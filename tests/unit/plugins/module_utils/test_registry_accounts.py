@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Accounts of the registry. Real bcrypt is used in the Molecule scenario `registry`; here a stand-in that shows its work."""
+"""Accounts of the registry. The Molecule scenario `registry` uses real bcrypt; here a stand-in shows its work."""
 
 from __future__ import annotations
 
