@@ -29,7 +29,7 @@ class StructuredError(Exception):
 
 
 class _Missing(enum.Enum):
-    """Stands for a value that is not there; ``None`` is one that is. As an enumeration it stays the same when copied."""
+    """Stands for a value that is not there; ``None`` is one that is. An enumeration stays the same when copied."""
 
     MISSING = "nothing"
 
@@ -386,7 +386,7 @@ class Toml(Format):
     def read(self, text: str) -> Document:
         """See the base class."""
         try:
-            return _plain(self._tomlkit.parse(text))
+            return dict(_plain(self._tomlkit.parse(text)))
         except (ValueError, self._tomlkit.exceptions.TOMLKitError) as error:
             raise StructuredError(f"not TOML: {error}") from error
 

@@ -41,8 +41,8 @@ options:
   state:
     description:
       - V(started) has the engine run with what is in force, now and after a start of the host.
-      - V(absent) removes the links and the rules, and stops the engine, unless it ran before the role came; then it goes
-        on with its own configuration.
+      - V(absent) removes the links and the rules, and stops the engine, unless it ran before the role came; then it
+        goes on with its own configuration.
     type: str
     choices: [started, absent]
     default: started

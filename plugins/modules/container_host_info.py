@@ -12,8 +12,8 @@ short_description: What a host has for containers, and which networks they may h
 version_added: "0.1.0"
 description:
   - Tells which version of a container engine is installed, which networks it has, and whether there are GPUs.
-  - Chooses IPv4 networks for containers from ranges, without what the host has a route to, its routers and name servers,
-    and the networks that the site uses. What was chosen before stays while it is good.
+  - Chooses IPv4 networks for containers from ranges, without what the host has a route to, its routers and name
+    servers, and the networks that the site uses. What was chosen before stays while it is good.
   - Networks that are given are checked in the same way instead.
   - Changes nothing.
 author:
@@ -56,8 +56,8 @@ options:
     default: 256
   site_networks:
     description:
-      - Networks and addresses that the site uses, whether the host has a route to them or not. An address stands for the
-        /24 around it. Words, names and IPv6 are ignored.
+      - Networks and addresses that the site uses, whether the host has a route to them or not. An address stands for
+        the /24 around it. Words, names and IPv6 are ignored.
     type: list
     elements: str
     default: []

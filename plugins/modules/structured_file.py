@@ -165,7 +165,6 @@ class Target:
         params = module.params
         self.module = module
         self.path = Path(os.path.realpath(params["path"]))
-        self.format: Format = format_of(params["format"], params["path"])
         name = f"{params['path'].strip('/').replace('/', '-')}.json"
         self.record_path = Path(params["records"], params["owner"], name)
         self.undo_path = self.record_path.with_suffix(".previous")
@@ -175,6 +174,11 @@ class Target:
             self.record = Record.from_json(json.loads(record)) if record is not None else Record()
         except ValueError as error:
             raise StructuredError(f"{self.record_path}: {error}") from error
+
+    @property
+    def format(self) -> Format:
+        """How the file is written. Asked for late: where nothing is to be done, no library is needed for it."""
+        return format_of(self.module.params["format"], self.module.params["path"])
 
     @staticmethod
     def _read(path: Path) -> str | None:
@@ -342,6 +346,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """
     params = module.params
     target = Target(module)
+    if params["state"] == "absent" and target.record == Record():
+        return {"changed": False, "owned": [], "conflicts": [], "document": {}}
     if params["state"] == "previous":
         return _undo(module, target)
     text, result = _merged(target, params["values"] if params["state"] == "present" else {})
