@@ -82,7 +82,7 @@ linked:
   type: list
   elements: str
 version:
-  description: Version of the engine that answers.
+  description: Version of the engine that answers; empty where none does.
   returned: success
   type: str
 """
@@ -290,6 +290,7 @@ class Runtime:
             _run(["systemctl", "reset-failed", name])
             self.systemd.do(action, name)
         if check:
+            result["version"] = self.probe() or ""
             return result
         result["version"] = self.wait()
         if self.engine.units:
