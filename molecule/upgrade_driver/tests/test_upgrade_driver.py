@@ -12,6 +12,8 @@ from rolled_out import UNIT, Load, Play, SiteHost
 
 FIRST, SECOND = "ai102-mol-upgrade-1", "ai102-mol-upgrade-2"
 OLD, NEW = "535.261.03", "535.309.01"
+# Seconds for a roll: two builds, each of three minutes on two processors that nobody else uses.
+BOUND = 2700
 CONFIG = "/opt/ai102/inference_server/current/config.yml"
 ON_THE_CPU = "/opt/ai102/on-the-cpu.yml"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d"
@@ -45,8 +47,8 @@ def test_a_driver_for_hosts_that_serve(
     load: Callable[[int], Load], hosts: dict[str, SiteHost], play: Play, verdict: Any
 ) -> None:
     before = {name: _started(hosts[name]) for name in (FIRST, SECOND)}
-    running = load(1200)
-    played = play(*_managed(nvidia_driver_version=f"{OLD}*"), playbook="playbooks/upgrade_driver.yml")
+    running = load(BOUND)
+    played = play(*_managed(nvidia_driver_version=f"{OLD}*"), playbook="playbooks/upgrade_driver.yml", timeout=BOUND)
     assert running.process.poll() is None, "the load ended before the roll"
     figures = running.end()
     assert played.returncode == 0, played.output[-5000:]
@@ -76,8 +78,8 @@ def test_a_host_that_comes_back_on_another_provider_stops_the_roll(
     )
     command = first.sh(f"sed -n 's/^ExecStart=//p' /etc/systemd/system/{UNIT}").replace(CONFIG, ON_THE_CPU)
     first.sh(f"mkdir -p {DROP_IN}; printf '[Service]\\nExecStart=\\nExecStart={command}\\n' > {DROP_IN}/cpu.conf")
-    running = load(1200)
-    played = play(*_managed(nvidia_driver_version=f"{NEW}*"), playbook="playbooks/upgrade_driver.yml")
+    running = load(BOUND)
+    played = play(*_managed(nvidia_driver_version=f"{NEW}*"), playbook="playbooks/upgrade_driver.yml", timeout=BOUND)
     figures = running.end()
     assert played.returncode != 0
     assert f"The driver of {FIRST} was not changed" in played.flat
@@ -102,12 +104,12 @@ def test_the_host_is_mended_and_returned(load: Callable[[int], Load], hosts: dic
 def test_one_command_returns_to_what_was_before(
     load: Callable[[int], Load], hosts: dict[str, SiteHost], play: Play
 ) -> None:
-    running = load(1200)
-    played = play(*_managed(), "--tags", "nvidia_driver", playbook="playbooks/rollback.yml")
+    running = load(BOUND)
+    played = play(*_managed(), "--tags", "nvidia_driver", playbook="playbooks/rollback.yml", timeout=BOUND)
     figures = running.end()
     assert played.returncode == 0, played.output[-5000:]
     assert figures["failed"] == 0, figures
     assert [_driver(hosts[name]) for name in (FIRST, SECOND)] == ["", ""]
-    again = play(*_managed(), "--tags", "nvidia_driver", playbook="playbooks/rollback.yml")
+    again = play(*_managed(), "--tags", "nvidia_driver", playbook="playbooks/rollback.yml", timeout=BOUND)
     assert again.returncode != 0
     assert "there is no way back" in again.flat
