@@ -223,7 +223,9 @@ class Merge:
         """Give back what is ours and not wanted any more."""
         # The deepest first: what we put in the place of a single value is empty only without what is below it.
         for path in sorted(self.record.entries, key=len, reverse=True):
-            if path in lists or not any(other[: len(path)] == path for other in wanted):
+            entry = self.record.entries[path]
+            below = entry.value == {} and any(other[: len(path)] == path for other in wanted)
+            if path in lists or not (path in wanted or below):
                 self._give_back(path)
         for path in list(self.record.items):
             keep = wanted[path] if path in wanted and path in lists else []

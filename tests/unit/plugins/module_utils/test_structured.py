@@ -106,7 +106,7 @@ def test_a_value_that_is_not_wanted_any_more_goes() -> None:
 
 
 def test_nothing_is_wanted_of_null() -> None:
-    assert after({"a": 1}, {"a": None, "b": {"c": None}}).document == {"a": 1, "b": {}}
+    assert after({"a": 1}, {"a": None, "b": {"c": None}}).document == {"a": 1}
 
 
 def test_a_single_value_in_the_way_of_a_dictionary() -> None:
