@@ -1,0 +1,115 @@
+"""Images for the hosts' engines, runs of the role, and a registry that is real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+sys.path.insert(0, str(SCENARIO.parent / "shared"))
+
+from applied_role import Apply, applier  # noqa: E402 - the path above has it
+
+PREFIX = "ai102-mol-container_runtime"
+REGISTRY = "198.18.41.114:5000"
+IMAGE = "localhost/test:1"
+# The least that is an image: a shell and the programs of busybox, which one host has downloaded.
+MAKE_IMAGE = """
+set -e
+apt-get -qq update
+apt-get -qq install --yes --no-install-recommends busybox-static docker-registry >/dev/null 2>&1
+systemctl disable --quiet --now docker-registry
+rm -rf /root/image && mkdir -p /root/image/bin
+cp /bin/busybox /root/image/bin/
+for name in sh sleep cat env nc httpd wget ip; do ln -s busybox /root/image/bin/$name; done
+tar --create --file /root/image.tar --directory /root/image .
+"""
+SERVE = (
+    "systemd-run --quiet --unit test-registry"
+    " --setenv REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/test-registry"
+    " --setenv REGISTRY_HTTP_ADDR=0.0.0.0:5000"
+    " --setenv REGISTRY_HTTP_TLS_CERTIFICATE=/etc/ai102/pki/server/fullchain.pem"
+    " --setenv REGISTRY_HTTP_TLS_KEY=/etc/ai102/pki/server/key.pem"
+    " docker-registry serve /etc/docker/registry/config.yml"
+)
+
+
+def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
+    """Run Docker of the control node, which has the hosts."""
+    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def image_file() -> bytes:
+    """A tar archive of the image's files; its maker also serves it as a registry, by TLS."""
+    docker("exec", f"{PREFIX}-registry", "sh", "-c", MAKE_IMAGE)
+    archive = docker("exec", f"{PREFIX}-registry", "cat", "/root/image.tar")
+    docker("exec", f"{PREFIX}-registry", "sh", "-c", f"systemctl is-active --quiet test-registry || {SERVE}")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def engine(host: Host, image_file: bytes) -> str:
+    """The command of the host's engine, which has the image."""
+    name = host.backend.name
+    command = "podman" if name.endswith("podman") else "docker"
+    if host.run(f"{command} image inspect {IMAGE}").rc != 0:
+        docker("exec", "-i", name, command, "import", "-", IMAGE, stdin=image_file)
+    return command
+
+
+@pytest.fixture(scope="module")
+def pushed(host: Host, engine: str) -> str:
+    """The image's reference in the registry, by digest, pushed by the host."""
+    host.check_output(f"{engine} tag {IMAGE} {REGISTRY}/test:1")
+    host.check_output(f"{engine} push {REGISTRY}/test:1")
+    program = (
+        "import ssl, urllib.request as web;"
+        'context = ssl.create_default_context(cafile="/etc/ai102/pki/server_ca.pem");'
+        f'request = web.Request("https://{REGISTRY}/v2/test/manifests/1", headers={{"Accept": '
+        '"application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"});'
+        'print(web.urlopen(request, context=context).headers["Docker-Content-Digest"], end="")'
+    )
+    digest = host.check_output(f"python3 -c '{program}'")
+    return f"{REGISTRY}/test@{digest}"
+
+
+@pytest.fixture(scope="module")
+def pushed_by_docker(image_file: bytes) -> str:
+    """The image's reference in the registry, pushed by another host."""
+    docker("exec", "-i", PREFIX, "docker", "import", "-", f"{REGISTRY}/test:2", stdin=image_file)
+    docker("exec", PREFIX, "docker", "push", f"{REGISTRY}/test:2")
+    return f"{REGISTRY}/test:2"
+
+
+@pytest.fixture
+def container(host: Host, engine: str) -> Iterator[Callable[..., str]]:
+    """Start containers that go away with the test."""
+    names: list[str] = []
+
+    def start(*options: str, command: str = "sleep 600") -> str:
+        name = f"test{len(names)}"
+        host.run(f"{engine} rm --force {name}")
+        # There is no controller of processes in a host that is a container itself.
+        limits = "--pids-limit -1" if engine == "podman" else ""
+        host.check_output(f"{engine} run --detach --name {name} {limits} {' '.join(options)} {IMAGE} {command}")
+        names.append(name)
+        return name
+
+    yield start
+    for name in names:
+        host.run(f"{engine} rm --force --time 0 {name} || {engine} rm --force {name}")
+
+
+@pytest.fixture
+def apply(host: Host) -> Apply:
+    """Apply the role to the host, with other variables."""
+    return applier(SCENARIO, host)
