@@ -94,9 +94,10 @@ def refuse_old(version: str) -> None:
     """
     found = re.match(r"(\d+)\.(\d+)", version.strip())
     if found and (int(found[1]), int(found[2])) < OLDEST_PODMAN:
+        oldest = ".".join(map(str, OLDEST_PODMAN))
         raise ImageError(
-            f"Podman {version.strip()} is too old: {OLDEST_PODMAN[0]}.{OLDEST_PODMAN[1]} is needed, as Debian 12 and Ubuntu "
-            "24.04 have it. Leave inference_server_runtime at environment on this host."
+            f"Podman {version.strip()} is too old: {oldest} is needed, as Debian 12 and Ubuntu 24.04 have it. Leave "
+            "inference_server_runtime at environment on this host."
         )
 
 

@@ -15,8 +15,9 @@ import typing as t
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.ai102.inference.plugins.module_utils._artifacts import sha256_of, source_files
+from ansible_collections.ai102.inference.plugins.module_utils._artifacts import source_files
 from ansible_collections.ai102.inference.plugins.module_utils._container_image import ImageError, explain, write_access
+from ansible_collections.ai102.inference.plugins.module_utils._content import sha256_of
 
 #: What a base of Debian needs for the server to run, and to be built.
 RUN_PACKAGES: t.Final = ("ca-certificates", "libstdc++6", "passwd", "python3")

@@ -45,8 +45,8 @@ options:
     default: ""
   base_release:
     description:
-      - Release of Debian, such as V(bookworm), of which a base is made with C(mmdebstrap) instead, for places from which
-        no public registry can be reached.
+      - Release of Debian, such as V(bookworm), of which a base is made with C(mmdebstrap) instead, for places from
+        which no public registry can be reached.
     type: str
     default: ""
   base_mirror:
