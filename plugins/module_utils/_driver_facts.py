@@ -352,7 +352,9 @@ def gather(
     installed, held = parse_packages(listing, [*patterns, "linux-image-*", "linux-headers-*", "dkms"])
     asked = sorted({*names, *header_names})
     lists = has_package_lists(root)
-    candidates = parse_policy(run("apt-cache", "policy", *asked)[1]) if lists and asked else {}
+    # apt would keep what it has read in files of its own: nothing is to be written here.
+    unwritten = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+    candidates = parse_policy(run("apt-cache", *unwritten, "policy", *asked)[1]) if lists and asked else {}
     return {
         "os": {"id": os_id, "codename": release.get("VERSION_CODENAME", ""), "version": release.get("VERSION_ID", "")},
         "architecture": platform.machine(),
