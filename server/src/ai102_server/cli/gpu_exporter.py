@@ -124,7 +124,12 @@ class Exporter(ThreadingHTTPServer):
         """Do the handshake in the caller's own thread: one that says nothing must not stop the others."""
         request.settimeout(_PATIENCE)
         if self._tls is not None:
-            request = self._tls.context().wrap_socket(request, server_side=True)
+            request = self._tls.context().wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            try:
+                request.do_handshake()
+            except OSError:
+                _let_read(request)
+                raise
         try:
             super().finish_request(request, client_address)
         finally:
@@ -136,6 +141,17 @@ class Exporter(ThreadingHTTPServer):
         """Say in one line who did not get an answer, and why."""
         error = sys.exc_info()[1]
         print(f"{client_address[0]}: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _let_read(connection: ssl.SSLSocket) -> None:
+    """Close so that a refused caller can read why: with bytes of its own unread, all it would see is a reset."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        connection.settimeout(1)
+        for _turn in range(16):
+            if not socket.socket.recv(connection, 4096):
+                break
+    connection.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
