@@ -379,8 +379,10 @@ class Judge:
     def choose(self) -> Choice:
         """The best branch for the first lock that there is one for."""
         choice = Choice()
+        if self.offer is None:
+            return choice
         if self.options.branch == "auto":
-            numbers = list(self.offer.branches) if self.offer else []
+            numbers = list(self.offer.branches)
         elif self.options.branch.isdigit():
             numbers = [int(self.options.branch)]
         else:
@@ -455,7 +457,7 @@ class Judge:
 
     def change(self, choice: Choice, packages: t.Sequence[str]) -> str:
         """What would be done with the driver."""
-        if choice.branch is None or self.outside:
+        if choice.branch is None:
             return "none"
         if self.installed is None:
             return "install"
@@ -590,16 +592,18 @@ class Judge:
                 ),
             )
 
-    def check_kernels(self) -> None:
-        """Kernels, headers and past failures to build."""
+    def check_kernels(self, change: str) -> None:
+        """Kernels and their headers."""
         facts = self.facts
         kernels = facts["kernels"]
+        # A driver that is there and answers needs no restart for the sake of a kernel.
+        settled = change == "none" and facts["gpu"]["state"] in ("ok", "degraded")
         if not kernels:
             self.add(
                 "kernel",
-                "pass" if self.outside else "fail",
+                "fail",
                 "an installed kernel, to build the driver for",
-                "none in /boot: the driver is that of the machine beneath" if self.outside else "none in /boot",
+                "none in /boot",
                 "A container gets its driver from the machine beneath it; elsewhere, install a kernel package.",
             )
             return
@@ -618,12 +622,14 @@ class Judge:
             expected = f"headers of {release}" + (f", which {role}" if role else "")
             if kernel["headers"]:
                 self.add("headers", "pass", expected, "installed")
+            elif change == "none" and self._built_for(release):
+                self.add("headers", "pass", expected, "not installed, the driver is built for it already")
             elif not facts["lists"]:
                 self.add("headers", "warn", expected, f"not installed; {_NO_LISTS}", _FETCH_LISTS)
             elif facts["candidates"].get(name):
                 self.add("headers", "pass", expected, f"not installed, {name} can be had")
             else:
-                stops = release == upcoming or (release == running and not self._may_reboot)
+                stops = release == upcoming or (release == running and not self._may_reboot and not settled)
                 self.add(
                     "headers",
                     "fail" if stops else "warn",
@@ -633,10 +639,19 @@ class Judge:
                     if role
                     else f"The driver is not built for it. Take that kernel away: apt-get purge linux-image-{release}",
                 )
-                if release == running:
+                if release == running and not settled:
                     self.reboot_required = True
-        if all(kernel["release"] != running for kernel in kernels):
+        if all(kernel["release"] != running for kernel in kernels) and not settled:
             self.reboot_required = True
+
+    def _built_for(self, release: str) -> bool:
+        """Whether DKMS has the installed driver's modules for a kernel."""
+        return self.installed is not None and any(
+            entry["kernel"] == release
+            and entry["state"] == "installed"
+            and entry["version"] == self.installed["version"]
+            for entry in self.facts["dkms"]
+        )
 
     @property
     def _may_reboot(self) -> bool:
@@ -900,29 +915,28 @@ class Judge:
         fabric: list[str] = []
         pins: list[str] = []
         change = "none"
-        if self.gpus and self.options.source == "provided":
+        if self.gpus and (self.options.source == "provided" or self.outside):
             choice = self.provided()
             self.check_choice(choice)
             self.check_state()
         elif self.gpus:
             choice = self.choose()
             self.check_choice(choice)
-            if choice.branch is not None and choice.kernel_modules is not None and not self.outside:
+            if choice.branch is not None and choice.kernel_modules is not None:
                 driver, fabric = self.driver_packages(choice.branch, choice.kernel_modules)
                 packages = [*driver, *fabric]
                 pins = self.offer.names("pin", choice.branch) if self.offer else []
                 change = self.change(choice, packages)
             if choice.branch is not None:
-                self.check_kernels()
-                if not self.outside:
-                    self.check_fabric_manager(fabric)
-                    self.check_secure_boot(change)
-                    self.check_nouveau(change)
-                    if change != "none":
-                        self.check_failed_builds(packages)
-                        self.check_sources(choice, packages)
-                        self.check_held([*packages, *self.header_packages()])
-                        self.check_room()
+                self.check_kernels(change)
+                self.check_fabric_manager(fabric)
+                self.check_secure_boot(change)
+                self.check_nouveau(change)
+                if change != "none":
+                    self.check_failed_builds(packages)
+                    self.check_sources(choice, packages)
+                    self.check_held([*packages, *self.header_packages()])
+                    self.check_room()
                 self.check_in_use(change)
                 self.check_reboot(change)
             self.check_state()

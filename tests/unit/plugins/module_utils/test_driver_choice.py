@@ -335,6 +335,7 @@ def test_a_release_nobody_knows() -> None:
     facts = host(T4, os={"id": "arch", "codename": "", "version": ""})
     assert Verdict(facts).failed == ["driver"]
     assert "none are known for arch" in Verdict(facts).text("driver")
+    assert Verdict(facts, branch="580").state == "unsupported"
     unknown = host(T4, os={"id": "debian", "codename": "sid", "version": ""})
     assert Verdict(unknown, source="distribution").failed == ["driver"]
 
@@ -426,8 +427,25 @@ def test_no_kernel_at_all() -> None:
     facts = host(T4, kernels=[], next_kernel=None)
     assert Verdict(facts).failed == ["kernel"]
     # A container whose machine has a driver.
-    verdict = Verdict({**facts, "gpu": parse_report((DATA / "b200x2_driver580_v13.xml").read_text()).to_dict()})
+    verdict = Verdict({**facts, "gpu": parse_report((DATA / "a100_mig_driver535_v12.xml").read_text()).to_dict()})
     assert (verdict.failed, verdict.change, verdict.packages) == ([], "none", [])
+    assert (verdict.branch, verdict.onnxruntime_flavour) == ("535", "gpu_cuda12"), "what is there counts"
+
+
+def test_a_driver_that_answers_needs_neither_headers_nor_a_restart() -> None:
+    facts = host(
+        A100, smi="a100_mig_driver535_v12.xml", packages=DISTRIBUTION, kernels=[kernel(KERNEL, False)],
+        dkms=[{"name": "nvidia-current", "version": "535.309.01", "kernel": KERNEL, "state": "installed"}],
+    )  # fmt: skip
+    verdict = Verdict(facts, source="distribution")
+    assert (verdict.change, verdict.failed, verdict.reboot_required) == ("none", [], False)
+    assert "is built for it already" in verdict.text("headers")
+    # The kernel that runs was taken away, as autoremove does after an upgrade.
+    facts["running_kernel"] = "6.1.0-9-amd64"
+    assert not Verdict(facts, source="distribution").reboot_required
+    # Without the modules for the next kernel the driver would be gone after a restart.
+    facts["dkms"] = []
+    assert Verdict(facts, source="distribution").failed == ["headers"]
 
 
 def test_a_missing_component() -> None:
