@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from applied_role import Apply
@@ -36,3 +37,18 @@ def test_containers_are_not_lost_from_sight(
     assert "Docker keeps 1 containers in /var/lib/docker" in refused.flat
     assert pid(host, "test0") == running
     assert apply().changed == 0
+
+
+def test_verify_says_whether_it_runs(host: Host, engine: str, apply: Apply) -> None:
+    good = apply("verify")
+    assert (good.returncode, good.changed) == (0, 0)
+    assert len(re.findall(r"status\W+pass", good.flat)) == 3
+    host.check_output("systemctl stop docker docker.socket")
+    try:
+        bad = apply("verify")
+        assert (bad.returncode, bad.changed) == (0, 0)
+        assert re.search(r"status\W+fail", bad.flat)
+        assert "it does not answer" in bad.flat
+    finally:
+        assert apply().returncode == 0
+    assert host.service("docker").is_running
