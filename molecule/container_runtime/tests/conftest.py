@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,39 +11,11 @@ import pytest
 from testinfra.host import Host
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-sys.path.insert(0, str(SCENARIO.parent / "shared"))
+# pytest's import mode `importlib` does not.
+sys.path[:0] = [str(SCENARIO / "tests"), str(SCENARIO.parent / "shared")]
 
-from applied_role import Apply, applier  # noqa: E402 - the path above has it
-
-PREFIX = "ai102-mol-container_runtime"
-REGISTRY = "198.18.41.114:5000"
-IMAGE = "localhost/test:1"
-# The least that is an image: a shell and the programs of busybox, which one host has downloaded.
-MAKE_IMAGE = """
-set -e
-apt-get -qq update
-apt-get -qq install --yes --no-install-recommends busybox-static docker-registry >/dev/null 2>&1
-systemctl disable --quiet --now docker-registry
-rm -rf /root/image && mkdir -p /root/image/bin
-cp /bin/busybox /root/image/bin/
-for name in sh sleep cat env nc httpd wget ip; do ln -s busybox /root/image/bin/$name; done
-tar --create --file /root/image.tar --directory /root/image .
-"""
-SERVE = (
-    "systemd-run --quiet --unit test-registry"
-    " --setenv REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/test-registry"
-    " --setenv REGISTRY_HTTP_ADDR=0.0.0.0:5000"
-    " --setenv REGISTRY_HTTP_TLS_CERTIFICATE=/etc/ai102/pki/server/fullchain.pem"
-    " --setenv REGISTRY_HTTP_TLS_KEY=/etc/ai102/pki/server/key.pem"
-    " docker-registry serve /etc/docker/registry/config.yml"
-)
-
-
-def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
-    """Run Docker of the control node, which has the hosts."""
-    done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-    return done.stdout
+from applied_role import Apply, applier  # noqa: E402 - needs the path above
+from engines import IMAGE, MAKE_IMAGE, PREFIX, REGISTRY, REGISTRY_SERVES, docker  # noqa: E402 - needs the path above
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +23,7 @@ def image_file() -> bytes:
     """A tar archive of the image's files; its maker also serves it as a registry, by TLS."""
     docker("exec", f"{PREFIX}-registry", "sh", "-c", MAKE_IMAGE)
     archive = docker("exec", f"{PREFIX}-registry", "cat", "/root/image.tar")
-    docker("exec", f"{PREFIX}-registry", "sh", "-c", f"systemctl is-active --quiet test-registry || {SERVE}")
+    docker("exec", f"{PREFIX}-registry", "sh", "-c", f"systemctl is-active --quiet test-registry || {REGISTRY_SERVES}")
     return archive
 
 

@@ -6,7 +6,7 @@ import ipaddress
 import json
 from collections.abc import Callable
 
-from conftest import IMAGE, PREFIX, REGISTRY
+from engines import IMAGE, PREFIX, REGISTRY
 from testinfra.host import Host
 
 BOOKWORM, TRIXIE, PODMAN = (f"docker://{PREFIX}{suffix}" for suffix in ("", "-trixie", "-podman"))

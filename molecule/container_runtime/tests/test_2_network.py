@@ -7,20 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import PREFIX
+from engines import NEIGHBOUR, OTHER, PREFIX, SERVE, reaches
 from testinfra.host import Host
 
 testinfra_hosts = [f"docker://{PREFIX}{suffix}" for suffix in ("", "-trixie", "-podman")]
 ADDRESSES = {PREFIX: "198.18.41.111", f"{PREFIX}-trixie": "198.18.41.112", f"{PREFIX}-podman": "198.18.41.113"}
-NEIGHBOUR, OTHER = f"{PREFIX}-registry", PREFIX
-SERVE = "httpd -f -p 8000 -h /bin"
-
-
-def reaches(source: str, address: str, port: int) -> bool:
-    """Whether a connection from a host succeeds."""
-    code = f"import socket; socket.create_connection(({address!r}, {port}), timeout=2)"
-    done = subprocess.run(["docker", "exec", source, "python3", "-c", code], capture_output=True, check=False)
-    return done.returncode == 0
 
 
 @pytest.fixture

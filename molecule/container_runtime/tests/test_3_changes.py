@@ -8,18 +8,11 @@ import time
 from collections.abc import Callable
 
 from applied_role import Apply
-from conftest import IMAGE, PREFIX, REGISTRY
-from test_2_network import NEIGHBOUR, SERVE, reaches
+from engines import CONFIG, IMAGE, NEIGHBOUR, PREFIX, REGISTRY, SERVE, pid, reaches
 from testinfra.host import Host
 
 testinfra_hosts = [f"docker://{PREFIX}-trixie"]
-CONFIG = "/etc/docker/daemon.json"
 ADDRESS = "198.18.41.112"
-
-
-def pid(host: Host, name: str) -> str:
-    """Of a container."""
-    return str(host.check_output(f"docker inspect {name} --format '{{{{.State.Running}}}} {{{{.State.Pid}}}}'"))
 
 
 def main_pid(host: Host) -> str:

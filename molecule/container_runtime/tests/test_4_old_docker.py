@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 
 from applied_role import Apply
-from conftest import PREFIX
-from test_3_changes import CONFIG, pid
+from engines import CONFIG, PREFIX, pid
 from testinfra.host import Host
 
 testinfra_hosts = [f"docker://{PREFIX}"]

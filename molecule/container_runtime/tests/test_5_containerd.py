@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from applied_role import Apply
-from conftest import PREFIX, REGISTRY, docker
+from engines import PREFIX, REGISTRY, docker
 from testinfra.host import Host
 
 testinfra_hosts = [f"docker://{PREFIX}-registry"]
