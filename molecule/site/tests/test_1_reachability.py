@@ -13,9 +13,9 @@ import pytest
 import yaml
 from rolled_out import PROJECT, SiteHost, read_hosts
 
-SSH, GATEWAY, STATUS, INFERENCE, REGISTRY = 22, 443, 9443, 8443, 5000
+SSH, GATEWAY, STATUS, INFERENCE, REGISTRY, GPUS = 22, 443, 9443, 8443, 5000, 9400
 UNDECLARED = [80, 2379, 8080, 9100, 9200, 30022]
-PORTS = [SSH, GATEWAY, STATUS, INFERENCE, REGISTRY, *UNDECLARED]
+PORTS = [SSH, GATEWAY, STATUS, INFERENCE, REGISTRY, GPUS, *UNDECLARED]
 CLIENT = "client"  # the machine outside the site that Ansible runs on
 
 # Listens wherever nothing does, so that a refusal is the firewall's and not for want of a listener.
@@ -65,6 +65,7 @@ def declared() -> dict[tuple[str, str, int], bool]:
                         and bool(tiers & {"gateways", "monitoring_hosts"})
                     )
                     or (port == STATUS and "gateways" in target.tiers and "monitoring_hosts" in tiers)
+                    or (port == GPUS and "inference_hosts" in target.tiers and "monitoring_hosts" in tiers)
                     or (
                         port == REGISTRY
                         and "registry_hosts" in target.tiers
@@ -122,7 +123,8 @@ def test_the_matrix_here_is_the_one_of_the_role() -> None:
     """The second writing above covers every port of the role's flow matrix."""
     defaults = yaml.safe_load((PROJECT / "roles/firewall/defaults/main.yml").read_text())
     named = {str(port) for flow in defaults["firewall_flows"] for port in flow.get("ports", [])}
-    known = {f"{{{{ ai102_{name}_port }}}}" for name in ("gateway", "inference", "gateway_status", "registry")}
+    names = ("gateway", "inference", "gateway_status", "registry", "gpu_exporter")
+    known = {f"{{{{ ai102_{name}_port }}}}" for name in names}
     assert named == {"22", *known}
 
 
