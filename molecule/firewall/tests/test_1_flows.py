@@ -204,7 +204,7 @@ def test_the_rules_agree_with_the_matrix_that_others_use(host: Host, inventory: 
         for group, members in inventory["children"].items()
         for name in members["hosts"]
     }
-    matrix = FlowMatrix(flows, hosts, control=["198.18.41.128"])
+    matrix = FlowMatrix(flows, hosts, control=["198.18.41.128"], tiers=["registry_hosts"])
     target = host.backend.name
     for source, allowed in TCP[target].items():
         address = "198.18.41.128" if source == CONTROL else source
