@@ -190,26 +190,30 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         "layers": [],
     }
     with tempfile.TemporaryDirectory(prefix="ai102-push-") as directory:
-        registry = Registry(
-            params["registry"], params["username"], params["password"], params["ca_path"], Path(directory)
-        )
+        registry: Registry | None = None
+        digest: str | None = None
         try:
+            registry = Registry(
+                params["registry"], params["username"], params["password"], params["ca_path"], Path(directory)
+            )
             digest = registry.digest(params["repository"], tag)
         except ImageError as error:
             if not module.check_mode:
                 raise
+            # A check of a new site comes before its authority and its registry.
             module.warn(f"predicted without the registry: {error}")
-            digest = None
         result["built"] = digest is None or params["renew"]
         if result["built"]:
             result["changed"] = True
             if module.check_mode:
                 result["diff"] = {"before": before, "after": f"{params['registry']}/{params['repository']}:{tag}\n"}
                 return result
+            assert registry is not None
             builder = Builder(params["builder"])
             name = f"{params['repository']}:{tag}"
             builder.build(recipe, name, params["renew"])
             digest = registry.push(builder.source(name), params["repository"], tag)
+        assert registry is not None
         assert digest is not None
         found = registry.describe(params["repository"], digest)
     reference = str(Reference.parse(f"{params['registry']}/{params['repository']}@{digest}"))
