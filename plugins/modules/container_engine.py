@@ -76,6 +76,10 @@ action:
   description: What was done, or in check mode would be; V(none), V(start), V(restart) or V(stop).
   returned: always
   type: str
+pending:
+  description: Whether something else was in force, or nothing.
+  returned: success
+  type: bool
 linked:
   description: Links that were made or removed.
   returned: success
@@ -164,6 +168,11 @@ class Runtime:
         status, expected = _run(["unshare", "--net", "sh", "-c", script, "sh", str(path)])
         return status != 0 or loaded == expected
 
+    def stop_guard(self) -> None:
+        """Take the rules away. Disabling removes the link to the unit, and with it what stopping would do: it is last."""
+        self.systemd.do("stop", GUARD_UNIT)
+        self.systemd.do("disable --quiet", GUARD_UNIT)
+
     def guard(self, reloaded: bool) -> bool:
         """Have the rules loaded, now and before the network at the next start; returns whether something changed."""
         check = self.module.check_mode
@@ -171,7 +180,7 @@ class Runtime:
         if not self.release.get("guard"):
             wanted_before = unit.active or unit.enabled
             if wanted_before and not check:
-                self.systemd.do("disable --quiet --now", GUARD_UNIT)
+                self.stop_guard()
             return wanted_before
         if not unit.loaded and check:
             return True
@@ -347,7 +356,7 @@ class Runtime:
         if guard.active or guard.enabled:
             result["changed"] = True
             if not check:
-                self.systemd.do("disable --quiet --now", GUARD_UNIT)
+                self.stop_guard()
         if not check:
             self.links.make()
             if stale:
@@ -387,7 +396,7 @@ def main() -> None:
         module.fail_json(msg=str(error), action="none", linked=[])
     except OSError as error:
         module.fail_json(msg=f"{error.filename or ''}: {error.strerror or error}", action="none", linked=[])
-    module.exit_json(**result)
+    module.exit_json(pending=result["changed"], **result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 sys.path[:0] = [str(SCENARIO / "tests"), str(SCENARIO.parent / "shared")]
 
 from applied_role import Apply, applier  # noqa: E402 - needs the path above
-from engines import IMAGE, MAKE_IMAGE, PREFIX, REGISTRY, REGISTRY_SERVES, docker  # noqa: E402 - needs the path above
+from engines import IMAGE, MAKE_IMAGE, PODMAN_LIMITS, PREFIX, REGISTRY, REGISTRY_SERVES, docker  # noqa: E402 - needs the path above
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +69,7 @@ def container(host: Host, engine: str) -> Iterator[Callable[..., str]]:
     def start(*options: str, command: str = "sleep 600") -> str:
         name = f"test{len(names)}"
         host.run(f"{engine} rm --force {name}")
-        # There is no controller of processes in a host that is a container itself.
-        limits = "--pids-limit -1" if engine == "podman" else ""
+        limits = PODMAN_LIMITS if engine == "podman" else ""
         host.check_output(f"{engine} run --detach --name {name} {limits} {' '.join(options)} {IMAGE} {command}")
         names.append(name)
         return name

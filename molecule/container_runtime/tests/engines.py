@@ -15,19 +15,21 @@ set -e
 apt-get -qq update
 apt-get -qq install --yes --no-install-recommends busybox-static docker-registry >/dev/null 2>&1
 systemctl disable --quiet --now docker-registry
+cat > /root/registry.yml <<'CONFIG'
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/test-registry}}
+http:
+  addr: 0.0.0.0:5000
+  tls: {certificate: /etc/ai102/pki/server/fullchain.pem, key: /etc/ai102/pki/server/key.pem}
+CONFIG
 rm -rf /root/image && mkdir -p /root/image/bin
 cp /bin/busybox /root/image/bin/
 for name in sh sleep cat env nc httpd wget ip; do ln -s busybox /root/image/bin/$name; done
 tar --create --file /root/image.tar --directory /root/image .
 """
-REGISTRY_SERVES = (
-    "systemd-run --quiet --unit test-registry"
-    " --setenv REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/test-registry"
-    " --setenv REGISTRY_HTTP_ADDR=0.0.0.0:5000"
-    " --setenv REGISTRY_HTTP_TLS_CERTIFICATE=/etc/ai102/pki/server/fullchain.pem"
-    " --setenv REGISTRY_HTTP_TLS_KEY=/etc/ai102/pki/server/key.pem"
-    " docker-registry serve /etc/docker/registry/config.yml"
-)
+REGISTRY_SERVES = "systemd-run --quiet --unit test-registry docker-registry serve /root/registry.yml"
+# A host that is a container itself has no controllers to give to Podman's containers.
+PODMAN_LIMITS = "--cgroups disabled"
 
 NEIGHBOUR, OTHER = f"{PREFIX}-registry", PREFIX
 # A server on port 8000 of a container.
