@@ -169,7 +169,7 @@ class Runtime:
         return status != 0 or loaded == expected
 
     def stop_guard(self) -> None:
-        """Take the rules away. Disabling removes the link to the unit, and with it what stopping does: it comes last."""
+        """Take the rules away. Disabling removes the link to the unit, and with it what stopping does: it is last."""
         self.systemd.do("stop", GUARD_UNIT)
         self.systemd.do("disable --quiet", GUARD_UNIT)
 
