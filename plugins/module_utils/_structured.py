@@ -28,6 +28,10 @@ class StructuredError(Exception):
     """What is wrong with a file or with what is wanted of it, in words for the operator."""
 
 
+class LibraryError(StructuredError):
+    """A library for a format is not installed."""
+
+
 class _Missing(enum.Enum):
     """Stands for a value that is not there; ``None`` is one that is. An enumeration stays the same when copied."""
 
@@ -380,7 +384,7 @@ class Toml(Format):
         try:
             import tomlkit
         except ImportError as error:
-            raise StructuredError(
+            raise LibraryError(
                 "TOML needs the Python library tomlkit on the host (python3-tomlkit of Debian and Ubuntu)"
             ) from error
         self._tomlkit: t.Any = tomlkit

@@ -149,11 +149,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ai102.inference.plugins.module_utils._structured import (
     Conflict,
     Format,
+    LibraryError,
     Merge,
     Record,
     StructuredError,
     dotted,
     format_of,
+    leaves,
     merge,
 )
 
@@ -346,11 +348,19 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     """
     params = module.params
     target = Target(module)
-    if params["state"] == "absent" and target.record == Record():
+    wanted = params["values"] if params["state"] == "present" else {}
+    if params["state"] != "previous" and target.record == Record() and not leaves(wanted):
         return {"changed": False, "owned": [], "conflicts": [], "document": {}}
     if params["state"] == "previous":
         return _undo(module, target)
-    text, result = _merged(target, params["values"] if params["state"] == "present" else {})
+    try:
+        text, result = _merged(target, wanted)
+    except LibraryError as error:
+        if not module.check_mode:
+            raise
+        # A fresh host: the package would have been installed before.
+        module.warn(f"{params['path']} was not compared: {error}")
+        return {"changed": True, "owned": [], "conflicts": [], "document": wanted}
     if result.conflicts and params["conflict"] == "refuse":
         listed = "; ".join(map(str, result.conflicts))
         module.fail_json(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,14 @@ def test_a_damaged_file_is_left_alone(place: Place) -> None:
     with pytest.raises(StructuredError, match="daemon.json: not JSON"):
         place.run()
     assert place.path.read_text() == "{"
+
+
+def test_a_library_that_is_missing_stops_a_run_but_no_check(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a fresh host, where a check comes before the package."""
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    with pytest.raises(StructuredError, match="TOML needs the Python library tomlkit"):
+        place.run(format="toml")
+    assert place.run(check_mode=True, format="toml")["changed"]
+    assert not place.run(format="toml", values={})["changed"]
+    assert not place.run(format="toml", state="absent")["changed"]
+    assert place.files() == []
