@@ -197,7 +197,7 @@ class Target:
         try:
             return self.format.read(self.text or "")
         except StructuredError as error:
-            raise StructuredError(f"{self.path}: {error}") from error
+            raise type(error)(f"{self.path}: {error}") from error
 
     def _write(self, path: Path, text: str, mode: int, like: Path | None = None, validate: str = "") -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
