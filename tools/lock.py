@@ -40,7 +40,10 @@ OVERRIDES = ROOT / "server" / "overrides.txt"
 LOCKS = ROOT / "roles" / "artifacts" / "files" / "python"
 LOCK_YML = ROOT / "roles" / "artifacts" / "files" / "lock.yml"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-FLAVOURS = ("cpu", "gpu")
+FLAVOURS = ("cpu", "gpu", "gpu_cuda12")
+#: What stands for ONNX Runtime on GPUs, which brings CUDA and cuDNN as wheels. 1.27 is the first that is built on CUDA 13
+#: alone, and CUDA 13 needs a driver that no release of Debian has.
+GPU_RUNTIME = {"gpu": "onnxruntime-gpu[cuda,cudnn]", "gpu_cuda12": "onnxruntime-gpu[cuda,cudnn]<1.27"}
 PLATFORM = "x86_64-manylinux_2_28"
 #: Newest glibc a wheel may ask for: the oldest supported release, Ubuntu 22.04, has 2.35.
 GLIBC_MINOR = 28
@@ -76,8 +79,8 @@ def supported_tags(python: str) -> list[Tag]:
 def requirements(flavour: str) -> str:
     """Return the requirements of one flavour; for GPUs, ONNX Runtime brings CUDA and cuDNN as wheels."""
     text = REQUIREMENTS.read_text(encoding="utf-8")
-    if flavour == "gpu":
-        text = re.sub(r"(?m)^onnxruntime(?![-\w])", "onnxruntime-gpu[cuda,cudnn]\nnvidia-ml-py", text)
+    if flavour in GPU_RUNTIME:
+        text = re.sub(r"(?m)^onnxruntime(?![-\w])", f"{GPU_RUNTIME[flavour]}\nnvidia-ml-py", text)
     return text
 
 
@@ -121,11 +124,11 @@ def facts(flavour: str, wheels: t.Sequence[Wheel]) -> dict[str, t.Any]:
     """Tell what a lock means: ONNX Runtime's version, bytes, and for GPUs the CUDA version and the oldest driver."""
     versions = {wheel.name: wheel.version for wheel in wheels}
     found: dict[str, t.Any] = {
-        "onnxruntime": versions["onnxruntime-gpu" if flavour == "gpu" else "onnxruntime"],
+        "onnxruntime": versions["onnxruntime-gpu" if flavour in GPU_RUNTIME else "onnxruntime"],
         "wheels": len(wheels),
         "bytes": sum(wheel.size for wheel in wheels),
     }
-    if flavour == "gpu":
+    if flavour in GPU_RUNTIME:
         runtime = next(wheel for wheel in wheels if re.fullmatch(r"nvidia-cuda-runtime(-cu\d+)?", wheel.name))
         found["cuda"] = runtime.version
         found["minimum_driver"] = DRIVER_OF_CUDA[int(runtime.version.split(".")[0])]
@@ -135,8 +138,9 @@ def facts(flavour: str, wheels: t.Sequence[Wheel]) -> dict[str, t.Any]:
 def render(flavour: str, python: str, wheels: t.Sequence[Wheel]) -> str:
     """Write one lock as a requirements file."""
     known = facts(flavour, wheels)
-    lines = [f"# Written by tools/lock.py: the inference server's wheels, {flavour.upper()}, Python {python}, x86_64."]
-    if flavour == "gpu":
+    title = flavour.upper().replace("_", " ")
+    lines = [f"# Written by tools/lock.py: the inference server's wheels, {title}, Python {python}, x86_64."]
+    if flavour in GPU_RUNTIME:
         lines.append(
             f"# onnxruntime-gpu {known['onnxruntime']} on CUDA {known['cuda']}: "
             f"NVIDIA driver {known['minimum_driver']} or newer."

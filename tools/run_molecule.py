@@ -25,7 +25,7 @@ from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, say
 
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
-CLIENTS = ("curl",)  # programs of the control node with which the tests ask the hosts
+CLIENTS = ("curl", "skopeo")  # programs of the control node with which scenarios ask hosts and send them images
 STEP = re.compile(r"^INFO\s+(?:\[(?P<a>[\w-]+) > (?P<b>\w+)\]|(?P<c>[\w-]+) ➜ (?P<d>\w+):) Executed: Successful")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 SUMMARY = re.compile(r"^=+ (?P<counts>.*) in [0-9.]+s.* =+$")

@@ -72,7 +72,7 @@ class Played:
 class Play(Protocol):
     """Runs a playbook on the site."""
 
-    def __call__(self, *arguments: str, playbook: str = "site.yml") -> Played:
+    def __call__(self, *arguments: str, playbook: str = "site.yml", timeout: int = 900) -> Played:
         """Run it with these arguments beside the inventory, and give what it did."""
 
 
@@ -93,7 +93,7 @@ def read_hosts() -> dict[str, SiteHost]:
     }
 
 
-def play_site(*arguments: str, playbook: str = "site.yml") -> Played:
+def play_site(*arguments: str, playbook: str = "site.yml", timeout: int = 900) -> Played:
     """Run a playbook of the collection on the site, as an operator does."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     environment.update(
@@ -115,7 +115,7 @@ def play_site(*arguments: str, playbook: str = "site.yml") -> Played:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=timeout,
     )
     output = done.stdout + done.stderr
     recap = {

@@ -17,7 +17,7 @@ class Module(Protocol):
     """Runs a module with options on the test's host."""
 
     def __call__(
-        self, name: str, environment: Mapping[str, str] | None = None, expect: str = "", **options: Any
+        self, name: str, /, environment: Mapping[str, str] | None = None, expect: str = "", **options: Any
     ) -> dict[str, Any]:
         """Return the module's result.
 
@@ -38,12 +38,14 @@ def runner(scenario: Path, host: str) -> Module:
     """
 
     def run(
-        name: str, environment: Mapping[str, str] | None = None, expect: str = "", **options: Any
+        name: str, /, environment: Mapping[str, str] | None = None, expect: str = "", **options: Any
     ) -> dict[str, Any]:
         command = [str(Path(sys.executable).with_name("ansible")), host, "--one-line"]
         for inventory in (PROJECT / "molecule/shared/hosts.yml", scenario / "hosts.yml"):
             command += ["--inventory", str(inventory)]
-        command += ["--module-name", f"ai102.inference.{name}", "--args", json.dumps(options)]
+        command += ["--module-name", f"ai102.inference.{name}"]
+        if options:  # `{}` would be taken for the raw text of a command
+            command += ["--args", json.dumps(options)]
         variables = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(PROJECT / ".collections"), **(environment or {})}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=180)
         lines = [line for line in done.stdout.splitlines() if " => " in line]

@@ -37,7 +37,34 @@ _LIBRARY_VERSION = re.compile(r"NVML library version:\s*([\d.]+)")
 _LOST = re.compile(
     r"Unable to determine the (?:device handle|link information) for GPU\s*([^\n]*?):?\s+([A-Z][^:\n]*)$", re.MULTILINE
 )
+_XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+),\s*(.*)")
 _PCI_ID = re.compile(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]")
+
+
+#: Faults of the kernel log after which a GPU must be reset or its host restarted; the rest are errors of programs, or
+#: stand in what the GPU says of itself. https://docs.nvidia.com/deploy/xid-errors/
+SERIOUS_XIDS: t.Final = {
+    48: "memory error that could not be corrected",
+    64: "a faulty row of memory could not be recorded for repair",
+    79: "it fell off the bus",
+    95: "memory error that could not be contained",
+    119: "its firmware (GSP) does not answer",
+    120: "its firmware (GSP) failed",
+    140: "memory error that escaped correction",
+}
+
+
+@dataclass
+class MigInstance:
+    """One part of a divided GPU; memory in MiB."""
+
+    index: int | None
+    gpu_instance: int | None
+    compute_instance: int | None
+    multiprocessors: int | None
+    memory_mib: int | None
+    memory_used_mib: int | None
+    ecc_uncorrected: int | None
 
 
 @dataclass
@@ -55,6 +82,7 @@ class Gpu:
     mig: str
     mig_pending: str
     mig_devices: int
+    mig_instances: list[MigInstance]
     ecc: str
     ecc_uncorrected: int | None
     persistence: bool
@@ -110,26 +138,44 @@ def normal_pci_id(text: str) -> str:
     return f"{domain[-4:].rjust(4, '0')}:{rest}"
 
 
-def pci_gpus(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
-    """The NVIDIA GPUs the kernel sees on the PCI bus, whether or not a driver is bound."""
+def is_gpu(device: t.Mapping[str, str]) -> bool:
+    """Whether a PCI device is a GPU, and not an NVSwitch, a sound device or a USB port of a card."""
+    return device.get("class", "").startswith(_GPU_CLASSES)
+
+
+def is_switch(device: t.Mapping[str, str]) -> bool:
+    """Whether a PCI device of NVIDIA is an NVSwitch: a bridge that bridges to no other bus."""
+    return device.get("class", "").startswith("0x0680")
+
+
+def pci_devices(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
+    """The devices of NVIDIA that the kernel sees on the PCI bus, whether or not a driver is bound."""
     found = []
     for device in sorted(root.iterdir()) if root.is_dir() else []:
         try:
-            vendor = (device / "vendor").read_text().strip()
-            class_ = (device / "class").read_text().strip()
-            if vendor != NVIDIA_VENDOR or not class_.startswith(_GPU_CLASSES):
+            if (device / "vendor").read_text().strip() != NVIDIA_VENDOR:
                 continue
             driver = device / "driver"
             found.append(
                 {
                     "pci_id": device.name,
                     "device": (device / "device").read_text().strip(),
+                    "class": (device / "class").read_text().strip(),
                     "kernel_driver": driver.resolve().name if driver.exists() else "",
                 }
             )
         except OSError:
             continue  # it went away while it was read
     return found
+
+
+def pci_gpus(root: Path = Path("/sys/bus/pci/devices")) -> list[dict[str, str]]:
+    """The GPUs among them."""
+    return [
+        {key: value for key, value in device.items() if key != "class"}
+        for device in pci_devices(root)
+        if is_gpu(device)
+    ]
 
 
 def _text(element: ET.Element | None, path: str) -> str:
@@ -219,6 +265,18 @@ def _mode(text: str) -> str:
     return text.lower() if text in ("Enabled", "Disabled") else "unsupported"
 
 
+def _parse_mig(part: ET.Element) -> MigInstance:
+    return MigInstance(
+        index=_integer(_text(part, "index")),
+        gpu_instance=_integer(_text(part, "gpu_instance_id")),
+        compute_instance=_integer(_text(part, "compute_instance_id")),
+        multiprocessors=_integer(_text(part, "device_attributes/shared/multiprocessor_count")),
+        memory_mib=_integer(_text(part, "fb_memory_usage/total")),
+        memory_used_mib=_integer(_text(part, "fb_memory_usage/used")),
+        ecc_uncorrected=_integer(_first(part, "ecc_error_count/volatile_count/sram_uncorrectable")),
+    )
+
+
 def _parse_gpu(gpu: ET.Element, position: int) -> Gpu:
     uncorrected = _ecc_uncorrected(gpu, "volatile")
     device_id = _text(gpu, "pci/pci_device_id")
@@ -236,6 +294,7 @@ def _parse_gpu(gpu: ET.Element, position: int) -> Gpu:
         mig=_mode(_text(gpu, "mig_mode/current_mig")),
         mig_pending=_mode(_text(gpu, "mig_mode/pending_mig")),
         mig_devices=len(gpu.findall("mig_devices/mig_device")),
+        mig_instances=[_parse_mig(part) for part in gpu.findall("mig_devices/mig_device")],
         ecc=_mode(_text(gpu, "ecc_mode/current_ecc")),
         ecc_uncorrected=uncorrected,
         persistence=_text(gpu, "persistence_mode") == "Enabled",
@@ -344,3 +403,51 @@ def _lost_text(match: re.Match[str]) -> str:
     address = _PCI_ID.search(which)
     place = normal_pci_id(address.group()) if address else which
     return f"the GPU {place} does not answer ({reason.strip()}): it has fallen off the bus, restart the host"
+
+
+def parse_topology(output: str) -> dict[str, dict[str, str]]:
+    """`nvidia-smi topo -m`: between GPUs, how they are connected (`NV18`: 18 NVLinks, `SYS`: across processors)."""
+    links: dict[str, dict[str, str]] = {}
+    columns: list[str] = []
+    for line in output.splitlines():
+        # The header is underlined by escape sequences on some versions, even without a terminal.
+        cells = re.sub(r"\x1b\[[0-9;]*m", "", line).replace("\t", " ").split()
+        if not columns:
+            columns = [cell for cell in cells if re.fullmatch(r"GPU\d+", cell)] if cells[:1] == ["GPU0"] else []
+        elif cells and cells[0] in columns and len(cells) > len(columns):
+            row = dict(zip(columns, cells[1:], strict=False))
+            links[cells[0][3:]] = {name[3:]: kind for name, kind in row.items() if kind != "X"}
+    return links
+
+
+def parse_xids(log: str) -> list[dict[str, t.Any]]:
+    """Faults of GPUs in the kernel log, each kind once for each GPU, with how often it happened."""
+    found: dict[tuple[str, int], dict[str, t.Any]] = {}
+    for match in _XID.finditer(log):
+        address, number, text = match.group(1), int(match.group(2)), match.group(3).strip()
+        # The log leaves the function away.
+        place = normal_pci_id(address if "." in address else f"{address}.0")
+        entry = found.setdefault(
+            (place, number),
+            {"pci_id": place, "xid": number, "text": text, "count": 0, "serious": number in SERIOUS_XIDS},
+        )
+        entry["count"] += 1
+        entry["text"] = text
+    return list(found.values())
+
+
+def xid_problems(xids: t.Iterable[t.Mapping[str, t.Any]]) -> list[str]:
+    """What the serious ones mean, in words."""
+    return [
+        f"the GPU at {entry['pci_id']}: {SERIOUS_XIDS[entry['xid']]} (XID {entry['xid']}, {entry['count']} times)"
+        for entry in xids
+        if entry["serious"]
+    ]
+
+
+def device_files(gpus: t.Iterable[Gpu], root: Path = Path("/dev")) -> dict[str, bool]:
+    """The device files that CUDA opens, and whether each is there. They are made when a program of root first asks."""
+    names = ["nvidiactl", "nvidia-uvm", *(f"nvidia{gpu.index}" for gpu in gpus)]
+    if any(gpu.mig == "enabled" for gpu in gpus):
+        names.append("nvidia-caps")
+    return {f"/dev/{name}": (root / name).exists() for name in names}

@@ -239,10 +239,11 @@ def parse_list_sockets(text: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """One package source: where it is, and of which suite."""
+    """One package source: where it is, of which suite, and which components (no part of what makes it the same)."""
 
     uri: str
     suite: str
+    components: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def release_urls(self) -> list[str]:
@@ -261,9 +262,9 @@ def parse_apt_list(text: str) -> list[Source]:
     """One-line sources (`deb [options] uri suite component…`)."""
     result = []
     for line in text.splitlines():
-        match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line)
+        match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)([^#]*)", line)
         if match:
-            result.append(Source(match.group(1), match.group(2)))
+            result.append(Source(match.group(1), match.group(2), tuple(match.group(3).split())))
     return result
 
 
@@ -283,7 +284,9 @@ def parse_apt_deb822(text: str) -> list[Source]:
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
             continue
         result.extend(
-            Source(uri, suite) for uri in fields.get("uris", "").split() for suite in fields.get("suites", "").split()
+            Source(uri, suite, tuple(fields.get("components", "").split()))
+            for uri in fields.get("uris", "").split()
+            for suite in fields.get("suites", "").split()
         )
     return result
 

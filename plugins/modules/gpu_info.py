@@ -21,6 +21,12 @@ options:
     description: Name or path of C(nvidia-smi).
     type: str
     default: nvidia-smi
+  simulate:
+    description:
+      - For tests and rehearsals without the hardware, the path of a JSON file B(on the host) whose C(pci) and
+        C(nvidia_smi) replace what the host says; M(ai102.inference.gpu_compatibility) describes it. Topology, kernel
+        log and device files are then left out.
+    type: path
   timeout:
     description:
       - Seconds to wait for C(nvidia-smi). Without the persistence daemon it initialises every GPU first, which takes
@@ -121,6 +127,12 @@ gpus:
       description: Number of its parts.
       type: int
       returned: always
+    mig_instances:
+      description: Its parts, each with C(index), C(gpu_instance), C(compute_instance), C(multiprocessors),
+        C(memory_mib), C(memory_used_mib) and C(ecc_uncorrected).
+      type: list
+      elements: dict
+      returned: always
     ecc:
       description: Error correction, V(enabled), V(disabled) or V(unsupported).
       type: str
@@ -183,6 +195,30 @@ pci:
   returned: always
   type: list
   elements: dict
+switches:
+  description: The NVSwitches that the kernel sees.
+  returned: always
+  type: list
+  elements: dict
+topology:
+  description: How the GPUs are connected, by numbers of both, as C(nvidia-smi topo -m) says it (V(NV18) are 18 NVLinks,
+    V(SYS) leads across processors). Empty with fewer than two GPUs.
+  returned: always
+  type: dict
+  sample: {"0": {"1": NV18}, "1": {"0": NV18}}
+xids:
+  description: Faults of GPUs in the kernel log since the start of the host, null where the log cannot be read. Serious
+    are those after which the GPU must be reset or the host restarted; they stand among the problems too.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - {pci_id: "0000:1b:00.0", xid: 79, text: GPU has fallen off the bus., count: 1, serious: true}
+device_files:
+  description: The device files that CUDA opens, and whether each is there. Empty where no GPU answers.
+  returned: always
+  type: dict
+  sample: {/dev/nvidiactl: true, /dev/nvidia-uvm: true, /dev/nvidia0: true}
 problems:
   description: What is wrong, of all GPUs.
   returned: always
@@ -190,22 +226,86 @@ problems:
   elements: str
 """
 
+import re
 import shutil
 import subprocess
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ai102.inference.plugins.module_utils._gpu import parse_report, pci_gpus
+from ansible_collections.ai102.inference.plugins.module_utils._driver_facts import (
+    read_simulation,
+    simulated_devices,
+    smi_output,
+)
+from ansible_collections.ai102.inference.plugins.module_utils._gpu import (
+    device_files,
+    is_gpu,
+    is_switch,
+    parse_report,
+    parse_topology,
+    parse_xids,
+    pci_devices,
+    xid_problems,
+)
 
 
-def read_gpus(executable: str, timeout: int) -> tuple[str | None, int]:
-    """Run nvidia-smi; None when there is no such program. Raises `TimeoutExpired`, `OSError`."""
+def run(executable: str, *arguments: str, timeout: int) -> tuple[int, str]:
+    """Run a program; 127 when there is none of that name. Raises `TimeoutExpired`, `OSError`."""
     program = shutil.which(executable)
     if program is None:
-        return None, 127
+        return 127, ""
     done = subprocess.run(
-        [program, "-q", "-x"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False
     )
-    return done.stdout.decode("utf-8", "replace"), done.returncode
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def kernel_log(timeout: int) -> str | None:
+    """What the kernel says of the driver since the host was started; None where it cannot be read."""
+    for command in (("journalctl", "--dmesg", "--boot", "--output=cat", "--no-pager", "--quiet"), ("dmesg",)):
+        try:
+            code, output = run(*command, timeout=timeout)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if code == 0 and output.strip():
+            return "\n".join(line for line in output.splitlines() if re.search("NVRM", line))
+    return None
+
+
+def look(params: t.Mapping[str, t.Any], simulated: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Everything the module returns. Raises `OSError`, `ValueError`."""
+    timeout = params["timeout"]
+    devices = simulated_devices(simulated["pci"]) if "pci" in simulated else pci_devices()
+    gpus = [device for device in devices if is_gpu(device)]
+    try:
+        report = parse_report(*smi_output(run, params["executable"], timeout, simulated), gpus)
+    except subprocess.TimeoutExpired:
+        report = parse_report(None, pci=gpus)
+        report.state = "degraded"
+        report.problems = [f"nvidia-smi did not answer within {timeout} s"]
+    topology: dict[str, t.Any] = {}
+    xids: list[dict[str, t.Any]] | None = []
+    files: dict[str, bool] = {}
+    if not simulated:
+        log = kernel_log(timeout) if gpus else ""
+        xids = None if log is None else parse_xids(log)
+        serious = xid_problems(xids or ())
+        if serious and report.state in ("ok", "degraded"):
+            report.state = "degraded"
+            report.problems += serious
+        if len(report.gpus) > 1:
+            try:
+                topology = parse_topology(run(params["executable"], "topo", "-m", timeout=timeout)[1])
+            except subprocess.TimeoutExpired:
+                report.problems.append(f"nvidia-smi topo did not answer within {timeout} s")
+        files = device_files(report.gpus) if report.gpus else {}
+    return {
+        **report.to_dict(),
+        "switches": [device for device in devices if is_switch(device)],
+        "topology": topology,
+        "xids": xids,
+        "device_files": files,
+    }
 
 
 def main() -> None:
@@ -213,22 +313,16 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "executable": {"type": "str", "default": "nvidia-smi"},
+            "simulate": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )
-    pci = pci_gpus()
     try:
-        output, code = read_gpus(module.params["executable"], module.params["timeout"])
-    except subprocess.TimeoutExpired:
-        report = parse_report(None, pci=pci)
-        report.state = "degraded"
-        report.problems = [f"nvidia-smi did not answer within {module.params['timeout']} s"]
-    except OSError as error:
-        module.fail_json(msg=f"{module.params['executable']} cannot be run: {error}")
-    else:
-        report = parse_report(output, code, pci)
-    module.exit_json(changed=False, **report.to_dict())
+        found = look(module.params, read_simulation(module.params["simulate"]))
+    except (OSError, ValueError) as error:
+        module.fail_json(msg=f"the GPUs cannot be looked at: {error}")
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

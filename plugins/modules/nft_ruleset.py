@@ -181,7 +181,8 @@ class Ruleset:
         """Our table as it is loaded now, without its counters; empty where it is not loaded."""
         if self.nft is None:
             return ""
-        code, output = self.command(self.nft, "-s", "list", "table", "inet", _nftables.TABLE, check=False)
+        # Protocols as numbers: nft knows their names only while some package has put /etc/protocols there.
+        code, output = self.command(self.nft, "-s", "-p", "list", "table", "inet", _nftables.TABLE, check=False)
         return output if code == 0 else ""
 
     def load(self, text: str, check_only: bool = False) -> None:

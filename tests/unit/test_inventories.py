@@ -115,7 +115,7 @@ def test_preflight_repeats_no_other_default_than_that_of_common() -> None:
     """The role preflight does not depend on common, and so has to know its defaults."""
     common = yaml.safe_load((ROOT / "roles/common/defaults/main.yml").read_text())
     internal = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())
-    for name in ("gateway_port", "gateway_status_port", "inference_port"):
+    for name in ("gateway_port", "gateway_status_port", "inference_port", "registry_port", "gpu_exporter_port"):
         assert internal[f"__preflight_{name}"] == f"{{{{ ai102_{name} | default({common[f'ai102_{name}']}) }}}}"
     assert common["ai102_reports_dir"] == "{{ inventory_dir }}/reports"
     assert "inventory_dir ~ '/reports'" in DEFAULTS["preflight_reports_dir"]

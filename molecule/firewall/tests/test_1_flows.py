@@ -25,10 +25,10 @@ CONTROL = "control node"
 # Who may reach which ports of whom, written down a second time.
 TCP = {
     GATEWAY: {CONTROL: {22, 443}, INFERENCE: {443}, OPS: {443, 9443}},
-    INFERENCE: {CONTROL: {22}, GATEWAY: {8443}, OPS: {8443, 9000, 9002}},
+    INFERENCE: {CONTROL: {22}, GATEWAY: {8443}, OPS: {8443, 9000, 9002, 9400}},
     OPS: {CONTROL: {22}, GATEWAY: set(), INFERENCE: set()},
 }
-PORTS = [22, 80, 443, 2222, 8443, 8999, 9000, 9002, 9003, 9443]
+PORTS = [22, 80, 443, 2222, 8443, 8999, 9000, 9002, 9003, 9400, 9443]
 
 LISTEN = """
 import socket, sys, threading
@@ -195,7 +195,8 @@ def test_the_rules_agree_with_the_matrix_that_others_use(host: Host, inventory: 
     from ansible_collections.ai102.inference.plugins.module_utils._flows import FlowMatrix
 
     text = (ROOT / "roles/firewall/defaults/main.yml").read_text()
-    for name, port in (("gateway", 443), ("inference", 8443), ("gateway_status", 9443)):
+    ports = {"gateway": 443, "inference": 8443, "gateway_status": 9443, "registry": 5000, "gpu_exporter": 9400}
+    for name, port in ports.items():
         text = text.replace(f'"{{{{ ai102_{name}_port }}}}"', str(port))
     flows = yaml.safe_load(text)["firewall_flows"] + inventory["vars"]["firewall_flows_extra"]
     hosts = {
@@ -203,7 +204,7 @@ def test_the_rules_agree_with_the_matrix_that_others_use(host: Host, inventory: 
         for group, members in inventory["children"].items()
         for name in members["hosts"]
     }
-    matrix = FlowMatrix(flows, hosts, control=["198.18.41.128"])
+    matrix = FlowMatrix(flows, hosts, control=["198.18.41.128"], tiers=["registry_hosts"])
     target = host.backend.name
     for source, allowed in TCP[target].items():
         address = "198.18.41.128" if source == CONTROL else source

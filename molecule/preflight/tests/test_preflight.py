@@ -225,6 +225,35 @@ def test_full_disk_stranger_on_a_port_and_dead_package_source_are_refused_togeth
     assert "refused" in played.check(source, SERVER)["actual"]
 
 
+def test_gpus_are_compared_with_driver_and_onnx_runtime() -> None:
+    """A T4 by simulation; its packages, sources and kernels are the container's own."""
+    on(
+        SERVER,
+        """echo '{"pci": [{"pci_id": "0000:1b:00.0", "device": "0x1eb8"}], "nvidia_smi": null}' > /run/gpus.json; """
+        "touch /run/before",
+    )
+    driver = {"nvidia_driver_source": "distribution", "nvidia_driver_simulate": "/run/gpus.json"}
+    newest = play(inference_server_flavour="gpu", ai102_gpu_driver="managed", **driver)
+    assert {check for check, host in newest.failed} == {"gpu.driver"}
+    assert "needs driver 580 or newer, not 550" in newest.check("gpu.driver", SERVER)["actual"]
+    assert "inference_server_flavour: gpu_cuda12" in newest.check("gpu.driver", SERVER)["hint"]
+    assert not any(name.startswith("gpu.") for name, host in newest.failed if host == GATEWAY)
+
+    older = play(inference_server_flavour="gpu_cuda12", ai102_gpu_driver="managed", **driver)
+    assert {check for check, host in older.failed} == {"gpu.kernel", "gpu.components"}
+    assert "on CUDA 12" in older.check("gpu.onnxruntime", SERVER)["actual"]
+    assert "without contrib, non-free, non-free-firmware" in older.check("gpu.components", SERVER)["actual"]
+
+    # Nobody is to install a driver, and there is none.
+    provided = play(inference_server_flavour="gpu", nvidia_driver_simulate="/run/gpus.json")
+    assert {check for check, host in provided.failed} == {"gpu.driver"}
+    assert "ai102_gpu_driver: managed" in provided.check("gpu.driver", SERVER)["hint"]
+
+    on(SERVER, "rm /run/gpus.json")
+    absent = play(inference_server_flavour="gpu")
+    assert absent.failed == [("gpu.onnxruntime", SERVER)]
+
+
 def test_mistakes_of_the_inventory_and_the_control_node_are_refused_together() -> None:
     played = play(
         preflight_gpu=4,

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from rolled_out import PROJECT, SiteHost, read_hosts
 
-SSH, GATEWAY, STATUS, INFERENCE = 22, 443, 9443, 8443
-UNDECLARED = [80, 2379, 5000, 8080, 9100, 9200, 30022]
-PORTS = [SSH, GATEWAY, STATUS, INFERENCE, *UNDECLARED]
+SSH, GATEWAY, STATUS, INFERENCE, REGISTRY, GPUS = 22, 443, 9443, 8443, 5000, 9400
+UNDECLARED = [80, 2379, 8080, 9100, 9200, 30022]
+PORTS = [SSH, GATEWAY, STATUS, INFERENCE, REGISTRY, GPUS, *UNDECLARED]
 CLIENT = "client"  # the machine outside the site that Ansible runs on
 
 # Listens wherever nothing does, so that a refusal is the firewall's and not for want of a listener.
@@ -65,6 +65,12 @@ def declared() -> dict[tuple[str, str, int], bool]:
                         and bool(tiers & {"gateways", "monitoring_hosts"})
                     )
                     or (port == STATUS and "gateways" in target.tiers and "monitoring_hosts" in tiers)
+                    or (port == GPUS and "inference_hosts" in target.tiers and "monitoring_hosts" in tiers)
+                    or (
+                        port == REGISTRY
+                        and "registry_hosts" in target.tiers
+                        and (source == CLIENT or "inference_hosts" in tiers)
+                    )
                 )
     return {key: value for key, value in allowed.items() if key[0] != key[1]}
 
@@ -117,8 +123,9 @@ def test_the_matrix_here_is_the_one_of_the_role() -> None:
     """The second writing above covers every port of the role's flow matrix."""
     defaults = yaml.safe_load((PROJECT / "roles/firewall/defaults/main.yml").read_text())
     named = {str(port) for flow in defaults["firewall_flows"] for port in flow.get("ports", [])}
-    known = {"22", "{{ ai102_gateway_port }}", "{{ ai102_inference_port }}", "{{ ai102_gateway_status_port }}"}
-    assert named == known
+    names = ("gateway", "inference", "gateway_status", "registry", "gpu_exporter")
+    known = {f"{{{{ ai102_{name}_port }}}}" for name in names}
+    assert named == {"22", *known}
 
 
 def _ask(host: SiteHost, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai102_server import __version__
-from ai102_server.cli import account, bench, convert, health, package, privacy, quantize
+from ai102_server.cli import account, bench, convert, gpu_exporter, health, package, privacy, quantize
 from ai102_server.cli.target import add_target_options
 from ai102_server.errors import ServerError
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_parser(commands)
     bench.add_parser(commands)
     convert.add_parser(commands)
+    gpu_exporter.add_parser(commands)
     health.add_parser(commands)
     package.add_parser(commands)
     return parser

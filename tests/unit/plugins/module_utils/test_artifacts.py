@@ -75,7 +75,7 @@ def test_the_locks_of_the_role_hold_wheels_for_their_python(path: Path) -> None:
     names = {wheel.name for wheel in wheels}
     flavour, python = path.stem.removeprefix("server-").split("-")
     assert {"flask", "granian", "numpy"} <= names
-    assert ("onnxruntime-gpu" in names) == (flavour == "gpu")
+    assert ("onnxruntime-gpu" in names) == (flavour != "cpu")
     assert ("onnxruntime" in names) == (flavour == "cpu")
     runtime = next(wheel for wheel in wheels if wheel.name.startswith("onnxruntime"))
     assert f"-{python}-{python}-" in runtime.filename
@@ -84,9 +84,11 @@ def test_the_locks_of_the_role_hold_wheels_for_their_python(path: Path) -> None:
 def test_all_flavours_and_pythons_have_a_lock() -> None:
     summary = yaml.safe_load((ROLE_FILES / "python/summary.yml").read_text())
     assert {flavour: sorted(found) for flavour, found in summary.items()} == {
-        flavour: ["cp310", "cp311", "cp312", "cp313"] for flavour in ("cpu", "gpu")
+        flavour: ["cp310", "cp311", "cp312", "cp313"] for flavour in ("cpu", "gpu", "gpu_cuda12")
     }
     assert all(entry["minimum_driver"] >= 525 for entry in summary["gpu"].values())
+    # What Debian has, 535 and 550, must be enough.
+    assert {entry["minimum_driver"] for entry in summary["gpu_cuda12"].values()} == {525}
 
 
 def test_the_models_of_the_lock_are_complete() -> None:

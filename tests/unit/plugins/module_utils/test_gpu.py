@@ -8,7 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.ai102.inference.plugins.module_utils._gpu import normal_pci_id, parse_report, pci_gpus
+from ansible_collections.ai102.inference.plugins.module_utils._gpu import (
+    device_files,
+    is_switch,
+    normal_pci_id,
+    parse_report,
+    parse_topology,
+    parse_xids,
+    pci_devices,
+    pci_gpus,
+    xid_problems,
+)
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "nvidia_smi"
 H100 = ["1b", "43", "52", "61", "9d", "c3", "d1", "df"]
@@ -46,6 +56,10 @@ def test_a100_with_mig() -> None:
     assert report.state == "ok"
     divided, waiting = report.gpus
     assert (divided.mig, divided.mig_devices) == ("enabled", 3)
+    first = divided.mig_instances[0]
+    assert (first.index, first.gpu_instance, first.compute_instance) == (0, 2, 0)
+    assert (first.multiprocessors, first.memory_mib, first.memory_used_mib, first.ecc_uncorrected) == (42, 19968, 12, 0)
+    assert waiting.mig_instances == []
     assert (waiting.mig, waiting.mig_pending, waiting.mig_devices) == ("disabled", "enabled", 0)
     # The card's memory, not that of one of its parts.
     assert divided.memory_mib == 40960
@@ -157,3 +171,41 @@ def test_bus_scan_takes_gpus_only(tmp_path: Path) -> None:
         (device / "device").write_text("0x2330\n")
     assert pci_gpus(tmp_path) == [{"pci_id": "0000:1b:00.0", "device": "0x2330", "kernel_driver": ""}]
     assert pci_gpus(tmp_path / "absent") == []
+    assert [device["pci_id"] for device in pci_devices(tmp_path) if is_switch(device)] == ["0000:05:00.0"]
+
+
+def test_topology_of_eight() -> None:
+    links = parse_topology(read("topology_h100x8.txt"))
+    assert sorted(links) == [str(number) for number in range(8)]
+    # Network cards are neither rows nor columns of it.
+    assert links["0"] == {str(number): "NV18" for number in range(1, 8)}
+
+
+def test_topology_underlined_and_absent() -> None:
+    text = "\t\x1b[4mGPU0\tGPU1\tCPU Affinity\x1b[0m\nGPU0\t X \tSYS\t0-7\nGPU1\tSYS\t X \t8-15\n"
+    assert parse_topology(text) == {"0": {"1": "SYS"}, "1": {"0": "SYS"}}
+    assert parse_topology("Failed to initialize NVML: Driver/library version mismatch") == {}
+
+
+def test_faults_of_the_kernel_log() -> None:
+    xids = parse_xids(read("kernel_log.txt"))
+    assert [(entry["pci_id"], entry["xid"], entry["count"], entry["serious"]) for entry in xids] == [
+        ("0000:1b:00.0", 13, 1, False),  # a program's own mistake
+        ("0000:43:00.0", 63, 1, False),  # the GPU says by itself that a reset is pending
+        ("0000:9d:00.0", 79, 2, True),
+    ]
+    assert xids[2]["text"].endswith("GPU has fallen off the bus.")
+    assert xid_problems(xids) == ["the GPU at 0000:9d:00.0: it fell off the bus (XID 79, 2 times)"]
+
+
+def test_device_files(tmp_path: Path) -> None:
+    (tmp_path / "nvidiactl").touch()
+    (tmp_path / "nvidia0").touch()
+    report = parse_report(read("a100_mig_driver535_v12.xml"))
+    assert device_files(report.gpus, tmp_path) == {
+        "/dev/nvidiactl": True,
+        "/dev/nvidia-uvm": False,
+        "/dev/nvidia0": True,
+        "/dev/nvidia1": False,
+        "/dev/nvidia-caps": False,
+    }
