@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -13,6 +13,7 @@ from ai102_server import __version__
 from ai102_server.access import Access, AccessShared
 from ai102_server.config import Config, ModelRef
 from ai102_server.engine import Admission, LoadedModel, Loader, Registry
+from ai102_server.engine.process.link import EngineLink
 from ai102_server.engine.registry import PLATFORM
 from ai102_server.errors import ModelError
 from ai102_server.repository.package import MANIFEST
@@ -60,6 +61,7 @@ class Service:
         link: WorkerLink | None = None,
         shared: Shared | None = None,
         registry: Registry | None = None,
+        engines: Mapping[int, bytes] | None = None,
     ) -> None:
         """Load every model; those that fail are not ready, with the reason.
 
@@ -69,6 +71,7 @@ class Service:
             link: Connection to the supervisor; without one, this process changes its models by itself.
             shared: What all processes share; without it, this process counts alone.
             registry: Models that are loaded already; without it, those of the configuration are loaded.
+            engines: Sockets of the engine processes, by number of the GPU; without them, this process has the sessions.
 
         Raises:
             ServerError: Accounts, keys or policy cannot be used.
@@ -82,7 +85,9 @@ class Service:
         self.telemetry: Final = Telemetry(config, figures, worker)
         self.access.audit.observe = self._count_event
         devices = config.execution.gpus()
-        self._loader: Final = Loader(config, devices[worker % len(devices)], self.telemetry.executed)
+        device = devices[worker % len(devices)]
+        engine = EngineLink(engines[device], config.limits.queue_seconds) if engines else None
+        self._loader: Final = Loader(config, device, self.telemetry.executed, engine)
         self._link: Final = link
         self._prepared: dict[ModelRef, LoadedModel] = {}
         self._coordinator: Final = Coordinator(config.models, lambda: [_Alone(self)], lambda: wanted_models(config))
