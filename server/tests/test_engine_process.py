@@ -247,16 +247,15 @@ def test_versions_are_loaded_and_forgotten_with_the_workers_models(
     start: Start, config: dict[str, Any], signer: Signer, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    for number in (1, 2):
-        made = signer.package("doubling", str(number), lambda path, by=number: doubling_model(path, float(by)))
-        if number == 1:
-            shutil.copytree(made["path"], store / "doubling" / "1")
+    made = signer.package("doubling", "1", lambda path: doubling_model(path, 1.0))
+    shutil.copytree(made["path"], store / "doubling" / "1")
     config.pop("models")
     config |= {"store": {"path": str(store), "poll_seconds": 0.1, "public_keys": [str(signer.public_key)]}}
     config.pop("model_signing_public_key")
     server = start(config)
     assert server.request("POST", INFER, doubling_request()).json["outputs"][1]["data"] == [6.0]
-    shutil.copytree(signer.root / "models" / "doubling" / "2", store / ".2")
+    made = signer.package("doubling", "2", lambda path: doubling_model(path, 2.0))
+    shutil.copytree(made["path"], store / ".2")
     (store / ".2").rename(store / "doubling" / "2")
     wait_until(lambda: server.request("POST", INFER, doubling_request()).json["model_version"] == "2")
     assert server.request("POST", INFER, doubling_request()).json["outputs"][1]["data"] == [12.0]

@@ -29,10 +29,14 @@ EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "mo
 
 
 class Shared(NamedTuple):
-    """What all processes share: figures, and what limits callers."""
+    """What all processes share: figures, what limits callers, and engine processes.
+
+    ``engines`` are their sockets by number of the GPU; none: each worker has the sessions.
+    """
 
     telemetry: TelemetryShared
     access: AccessShared
+    engines: Mapping[int, bytes]
 
 
 class _Alone:
@@ -61,7 +65,6 @@ class Service:
         link: WorkerLink | None = None,
         shared: Shared | None = None,
         registry: Registry | None = None,
-        engines: Mapping[int, bytes] | None = None,
     ) -> None:
         """Load every model; those that fail are not ready, with the reason.
 
@@ -71,7 +74,6 @@ class Service:
             link: Connection to the supervisor; without one, this process changes its models by itself.
             shared: What all processes share; without it, this process counts alone.
             registry: Models that are loaded already; without it, those of the configuration are loaded.
-            engines: Sockets of the engine processes, by number of the GPU; without them, this process has the sessions.
 
         Raises:
             ServerError: Accounts, keys or policy cannot be used.
@@ -86,7 +88,9 @@ class Service:
         self.access.audit.observe = self._count_event
         devices = config.execution.gpus()
         device = devices[worker % len(devices)]
-        engine = EngineLink(engines[device], config.limits.queue_seconds) if engines else None
+        engine = None
+        if shared is not None and shared.engines:
+            engine = EngineLink(shared.engines[device], config.limits.queue_seconds)
         self._loader: Final = Loader(config, device, self.telemetry.executed, engine)
         self._link: Final = link
         self._prepared: dict[ModelRef, LoadedModel] = {}

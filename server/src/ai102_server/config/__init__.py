@@ -139,7 +139,7 @@ class Config:
     release: str | None = None
 
     def plan_workers(self) -> int:
-        """Worker processes: as said; else some for each GPU, or one for each group of processors that runs an inference.
+        """Worker processes: as said; else some for each GPU, or one for each group of processors that runs a model.
 
         Python runs in one thread of a process at a time, so one process cannot use many processors. A GPU has one
         worker when that holds its sessions, and up to four when they share an engine process, which has a processor for

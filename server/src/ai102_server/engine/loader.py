@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from ai102_server import pipeline
@@ -84,16 +83,15 @@ class Loader:
         package = open_package(ref.path, model.name, model.version, keys, decryption_keys(config.store))
         model = replace(model, package=package, tags=package.tags)
         try:
-            session = self._session(package) if self._link is None else self._link.open(ref, package.model_sha256)
+            session = self._open(ref, package)
             model = replace(model, session=session, pipeline=pipeline.load(package))
-            if isinstance(session, RemoteSession) and session.reason is not None:
-                raise ModelError(session.reason)
+            _check_engine(session)
             _check_provider(session, config.execution)
             _check_tensors(package, session)
             golden = package.read_golden()
             asked = _decode_golden(model, golden)
             samples = [item.inputs for item in asked]
-            if self._link is None:
+            if isinstance(session, ModelSession):
                 _warm_up(session, samples, config.execution.warmup_runs)
             _check_golden(model, golden, asked)
             run, batching = self._batcher(model, samples)
@@ -101,7 +99,9 @@ class Loader:
             raise _NotReady(replace(model, failure=str(error))) from error
         return replace(model, golden=len(golden), run=run, batching=batching)
 
-    def _session(self, package: ModelPackage) -> ModelSession:
+    def _open(self, ref: ModelRef, package: ModelPackage) -> ModelSession | RemoteSession:
+        if self._link is not None:
+            return self._link.open(ref, package.model_sha256)
         content = package.open_model()
         return ModelSession(
             content,
@@ -163,6 +163,12 @@ def _padding(serving: Serving) -> dict[str, float]:
     if wrong:
         raise ModelError(f"serving.padding: input '{wrong[0]}' cannot be padded with text")
     return {name: float(value) for name, value in serving.padding.items()}
+
+
+def _check_engine(session: Session) -> None:
+    """What an engine process has loaded has proved itself there, or not."""
+    if isinstance(session, RemoteSession) and session.reason is not None:
+        raise ModelError(session.reason)
 
 
 def _check_provider(session: Session, execution: Execution) -> None:

@@ -66,7 +66,7 @@ class Engines:
         self._config: Final = config
         self._beat_seconds: Final = beat_seconds
         self._patience: Final = patience
-        self._stopping = False
+        self._stopping: Final = threading.Event()
         devices = dict.fromkeys(config.execution.gpus()) if config.execution.engine_processes else {}
         self._engines: Final = [_Engine(device) for device in devices]
 
@@ -88,10 +88,10 @@ class Engines:
 
     def stop(self) -> None:
         """End all; their workers must have ended."""
-        self._stopping = True
+        self._stopping.set()
         for channel in self.channels:
             with contextlib.suppress(OSError):
-                channel.send(do="stop")
+                channel.send(do="stop", id=0)
         until = time.monotonic() + _STOP_SECONDS
         for engine in self._engines:
             if engine.process is not None:
@@ -131,16 +131,15 @@ class Engines:
             engine.process.join()
             engine.channel = None
             channel.close()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             facts = {"device": engine.device, "exit_status": engine.process.exitcode}
             logger.error("an engine process ended and is started again", extra=facts)
             if time.monotonic() - started > _STEADY_SECONDS:
                 engine.pause = _FIRST_PAUSE
-            time.sleep(engine.pause)
-            engine.pause = min(2 * engine.pause, _LONGEST_PAUSE)
-            if self._stopping:
+            if self._stopping.wait(engine.pause):
                 return
+            engine.pause = min(2 * engine.pause, _LONGEST_PAUSE)
             self._start(engine)
 
 

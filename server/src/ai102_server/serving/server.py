@@ -175,8 +175,9 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             workers=config.plan_workers(),
             blocking_threads=1,
             http=HTTPModes.http1,
-            # One thread for the connections of a worker, without another to hand them to.
-            runtime_mode=RuntimeModes.st,
+            # One thread for the connections of a worker, without another to hand them to. But then one that is accepted
+            # in the very moment of a stop is closed unread: not where connections are to wait for the next process.
+            runtime_mode=RuntimeModes.mt if activated else RuntimeModes.st,
             websockets=False,
             backlog=config.listen.backlog,
             backpressure=MAX_CONNECTIONS,
@@ -258,8 +259,7 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             channel=theirs,
             others=[*(other.channel for other in self._members.values()), *self._engines.channels],
             beat_seconds=self._beat_seconds(),
-            shared=(self._telemetry, self._access),
-            engines=self._engines.addresses,
+            shared=(self._telemetry, self._access, self._engines.addresses),
         )
         process: WorkerProcess = super()._spawn_worker(idx, target, worker.load)
         start = process.start
@@ -419,11 +419,9 @@ class Worker:
         channel: Channel,
         others: Sequence[Channel],
         beat_seconds: float,
-        shared: tuple[TelemetryShared, AccessShared],
-        engines: Mapping[int, bytes],
+        shared: tuple[TelemetryShared, AccessShared, Mapping[int, bytes]],
     ) -> None:
         self._shared = shared
-        self._engines = engines
         self._config = config
         self._listener = listener
         self._activated = activated
@@ -447,9 +445,7 @@ class Worker:
         from ai102_server.service import Service, Shared
 
         try:
-            service = Service(
-                self._config, worker=self._index, link=link, shared=Shared(*self._shared), engines=self._engines
-            )
+            service = Service(self._config, worker=self._index, link=link, shared=Shared(*self._shared))
         except ServerError as error:
             logger.critical("not starting", extra={"reason": str(error)})
             link.tell(FAILED, status=f"Not started: {error}"[:400])

@@ -168,10 +168,10 @@ class RemoteSession:
         for rows, seconds in answer["runs"]:
             if self.observe is not None:
                 self.observe(rows, seconds)
-        error = answer.get("error")
-        if error is None:
+        failure = answer.get("error")
+        if failure is None:
             return arrays
-        status, text, reason = error
+        status, text, reason = failure
         if status == _SERVER_ERROR:
             raise RuntimeError(f"the run failed in the engine process: {text}")
         raise RequestError(status, text, retry_after=1 if status == 503 else None, reason=reason)  # noqa: PLR2004
