@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,12 @@ import numpy as np
 import pytest
 
 from ai102_server.codec import DATATYPES
+from ai102_server.config import ModelRef, parse_config
+from ai102_server.engine.batching import Batcher
+from ai102_server.engine.process.host import EngineHost
 from ai102_server.engine.process.lane import Lane, LaneError, Tensor
+from ai102_server.engine.process.link import EngineLink
+from ai102_server.errors import ModelError, RequestError
 from test_serving import INFER, SLOW, Background, gone, inflight, wait_until
 from toolkit import DOUBLING_GOLDEN, ServerProcess, Signer, doubling_model, doubling_request, slow_request
 
@@ -120,6 +127,83 @@ def test_a_connection_without_memory_is_refused(listener: socket.socket) -> None
         end.send(b"{}")
         with pytest.raises(LaneError, match="without memory"):
             Lane.accept(listener.accept()[0])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The two ends
+# --------------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def host(listener: socket.socket, base_config: dict[str, Any]) -> EngineHost:
+    host = EngineHost(parse_config(base_config), 0)
+    threading.Thread(target=host.serve, args=(listener,), daemon=True).start()
+    return host
+
+
+def sha256(packages: Signer, name: str) -> str:
+    return hashlib.sha256((packages.root / "models" / name / "1" / "model.onnx").read_bytes()).hexdigest()
+
+
+def ref(packages: Signer, name: str) -> ModelRef:
+    return ModelRef(name, "1", packages.root / "models" / name / "1")
+
+
+def test_a_model_is_loaded_once_and_forgotten_with_the_last_session(
+    host: EngineHost, listener: socket.socket, packages: Signer
+) -> None:
+    links = [EngineLink(listener.getsockname(), 5) for _ in range(2)]
+    sessions = [link.open(ref(packages, "doubling"), sha256(packages, "doubling")) for link in links]
+    wait_until(lambda: all(session.problem is None for session in sessions))
+    assert host.models == [("doubling", "1")]
+    inputs = {"x": np.array([[1, 2, 3]], np.float32)}
+    told: list[tuple[int, float]] = []
+    for session in sessions:
+        session.observe = lambda rows, seconds: told.append((rows, seconds))
+        total, y = session.run(inputs, ["total", "y"])
+        assert total.tolist() == [12.0]
+        assert y.tolist() == [[2.0, 4.0, 6.0]]
+    assert [rows for rows, _seconds in told] == [1, 1]
+    assert sessions[0].sample_inputs()["x"].shape == (1, 3)
+    sessions.pop()
+    del session
+    assert host.models == [("doubling", "1")]
+    sessions.pop()
+    wait_until(lambda: host.models == [])
+
+
+def test_a_package_that_is_not_the_workers_is_refused(
+    host: EngineHost, listener: socket.socket, packages: Signer
+) -> None:
+    link = EngineLink(listener.getsockname(), 5)
+    assert link.open(ref(packages, "doubling"), "0" * 64).reason == "the package changed while it was loaded"
+    with pytest.raises(ModelError, match=r"manifest\.json cannot be read"):
+        link.open(ModelRef("doubling", "3", packages.root / "nowhere"), "0" * 64)
+    wait_until(lambda: host.models == [])
+
+
+def test_errors_of_a_run_reach_the_one_who_asked(
+    host: EngineHost, listener: socket.socket, packages: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = EngineLink(listener.getsockname(), 5)
+    session = link.open(ref(packages, "doubling"), sha256(packages, "doubling"))
+    with pytest.raises(RequestError, match="does not take these inputs") as refused:
+        session.run({"x": np.zeros((1, 4), np.float32)}, ["y"])
+    assert refused.value.status == 400
+    with monkeypatch.context() as patch:
+        patch.setattr(Batcher, "__call__", lambda *_arguments: 1 / 0)
+        with pytest.raises(RuntimeError, match="failed in the engine process: ZeroDivisionError"):
+            session.run({"x": np.zeros((1, 3), np.float32)}, ["total"])
+    assert session.run({"x": np.zeros((1, 3), np.float32)}, ["total"])[0].tolist() == [0.0]
+    assert host.lanes == 2, "one to watch, and one that all these runs used"
+
+
+def test_a_process_that_never_answers_is_not_waited_for_for_ever(
+    listener: socket.socket, packages: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = EngineLink(listener.getsockname(), 5)
+    assert link.problem is not None
+    monkeypatch.setattr("ai102_server.engine.process.link._LOAD_SECONDS", 0.1)
+    with pytest.raises(ModelError, match="cannot load the model: the engine process does not answer"):
+        link.open(ref(packages, "doubling"), "")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,12 @@ class EngineHost:
         """Connections at the moment."""
         return self._lanes
 
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Name and version of what is loaded, or being loaded."""
+        with self._lock:
+            return sorted((key.name, key.version) for key in self._places)
+
     def serve(self, listener: socket.socket) -> None:
         """Accept lanes for ever."""
         while True:

@@ -228,9 +228,9 @@ class RemoteSession:
             raise RequestError(503, "the engine has not loaded the model", retry_after=1, reason="not_ready")
         return generation, lane
 
-    def _connect(self, seconds: float = _LOAD_SECONDS) -> tuple[Lane, dict[str, Any]]:
+    def _connect(self, seconds: float | None = None) -> tuple[Lane, dict[str, Any]]:
         """A lane with the model open, and what was said of it. Raises ``LaneError``."""
-        lane = self._link.connect(seconds)
+        lane = self._link.connect(_LOAD_SECONDS if seconds is None else seconds)
         try:
             lane.send(self._question)
             answer, _none = lane.receive()
