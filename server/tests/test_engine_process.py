@@ -148,8 +148,9 @@ def ref(packages: Signer, name: str) -> ModelRef:
 
 
 def test_a_model_is_loaded_once_and_forgotten_with_the_last_session(
-    host: EngineHost, listener: socket.socket, packages: Signer
+    host: EngineHost, listener: socket.socket, packages: Signer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     links = [EngineLink(listener.getsockname(), 5) for _ in range(2)]
     sessions = [link.open(ref(packages, "doubling"), sha256(packages, "doubling")) for link in links]
     wait_until(lambda: all(session.problem is None for session in sessions))
@@ -162,12 +163,31 @@ def test_a_model_is_loaded_once_and_forgotten_with_the_last_session(
         assert total.tolist() == [12.0]
         assert y.tolist() == [[2.0, 4.0, 6.0]]
     assert [rows for rows, _seconds in told] == [1, 1]
+    assert [record.message for record in caplog.records].count("model ready") == 1
     assert sessions[0].sample_inputs()["x"].shape == (1, 3)
     sessions.pop()
     del session
     assert host.models == [("doubling", "1")]
     sessions.pop()
     wait_until(lambda: host.models == [])
+
+
+def test_lanes_to_a_process_that_ended_are_not_used(
+    host: EngineHost, listener: socket.socket, packages: Signer
+) -> None:
+    link = EngineLink(listener.getsockname(), 5)
+    session = link.open(ref(packages, "doubling"), sha256(packages, "doubling"))
+    inputs = {"x": np.array([[1, 2, 3]], np.float32)}
+    # One that is noticed only when something is sent.
+    (_generation, idle) = session._idle[0]
+    idle._socket.shutdown(socket.SHUT_RDWR)
+    assert session.run(inputs, ["total"])[0].tolist() == [12.0]
+    # One that the watch has noticed.
+    (_generation, idle) = session._idle[0]
+    link.generation += 1
+    assert session.run(inputs, ["total"])[0].tolist() == [12.0]
+    assert session._idle[0][1] is not idle
+    wait_until(lambda: host.lanes == 2)
 
 
 def test_a_package_that_is_not_the_workers_is_refused(
