@@ -25,6 +25,8 @@ from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, say
 
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
+FIRST = ("nvidia_driver",)
+LAST = ("upgrade_driver",)  # finds most of its drivers' object files in the compiler cache that nvidia_driver has filled
 CLIENTS = ("curl", "skopeo")  # programs of the control node with which scenarios ask hosts and send them images
 STEP = re.compile(r"^INFO\s+(?:\[(?P<a>[\w-]+) > (?P<b>\w+)\]|(?P<c>[\w-]+) ➜ (?P<d>\w+):) Executed: Successful")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,12 +54,13 @@ class Outcome:
 
 
 def all_scenarios() -> list[str]:
-    """List the scenarios of the checkout, those with several hosts first because they take longest."""
+    """List the scenarios of the checkout: those that take longest first, and those last that use what others leave."""
     names = [path.parent.name for path in SCENARIOS.glob("*/molecule.yml")]
-    return sorted(names, key=lambda name: (-_size(name), name))
+    return sorted(names, key=lambda name: (name in LAST, name not in FIRST, -_size(name), name))
 
 
 def _size(scenario: str) -> int:
+    """Number of its hosts."""
     inventory = (SCENARIOS / scenario / "hosts.yml").read_text()
     return inventory.count("ai102-mol-") + inventory.count("test_host_address: ")
 

@@ -70,7 +70,9 @@ def answer_of(samples: Samples, index: int) -> dict[str, Any]:
     return {"name": samples.output, "shape": shape, "datatype": datatype, "data": answer.ravel()}
 
 
-def configuration(samples: Samples, port: int, *, on: bool, package_it: bool = True) -> dict[str, Any]:
+def configuration(
+    samples: Samples, port: int, *, on: bool, package_it: bool = True, engine: str = "auto"
+) -> dict[str, Any]:
     """The configuration: the session options of the benchmark, and every feature that costs, or none."""
     path = package(samples, DIRECTORY / "models") if package_it else samples.directory
     return {
@@ -79,7 +81,7 @@ def configuration(samples: Samples, port: int, *, on: bool, package_it: bool = T
         "models": [
             {"name": samples.model, "version": VERSION, "path": str(path)},
         ],
-        "execution": {"intra_op_threads": 1, "inter_op_threads": 1, "allow_spinning": False},
+        "execution": {"intra_op_threads": 1, "inter_op_threads": 1, "allow_spinning": False, "engine": engine},
         "limits": {"max_body_bytes": MAX_BODY},
         "log": {"level": "info", "access": on},
         "access": access() if on else {"enabled": False},
@@ -94,10 +96,10 @@ def access() -> dict[str, Any]:
     if ACCOUNT not in _told:
         _told.add(ACCOUNT)
         accounts.unlink(missing_ok=True)
-        _cli("account", "add", "--accounts", str(accounts), ACCOUNT, "--role", "operator", "--tenant", "north",
+        cli("account", "add", "--accounts", str(accounts), ACCOUNT, "--role", "operator", "--tenant", "north",
              secret=_password)  # fmt: skip
         if not any((directory / "keys").iterdir()):
-            _cli("token", "new-key", "--directory", str(directory / "keys"))
+            cli("token", "new-key", "--directory", str(directory / "keys"))
     early = {"days": ["sun"], "from": "03:00", "to": "03:01"}
     common = {"effect": "deny", "roles": ["viewer"], "operations": ["infer"]}
     policy = {
@@ -118,7 +120,8 @@ def access() -> dict[str, Any]:
     }
 
 
-def _cli(*arguments: str, secret: str = "") -> None:
+def cli(*arguments: str, secret: str = "") -> None:
+    """Run a command of the server of this checkout. Raises Failure."""
     command = [sys.executable, "-m", "ai102_server", *arguments]
     done = subprocess.run(
         command, env={"PYTHONPATH": str(SERVER)}, input=secret + "\n", capture_output=True, text=True, check=False
@@ -159,9 +162,9 @@ def write(document: dict[str, Any]) -> None:
     (DIRECTORY / "config.yml").write_text(yaml.safe_dump(without_unknown_keys(document)))
 
 
-def prepare(samples: Samples, port: int, *, on: bool) -> None:
+def prepare(samples: Samples, port: int, *, on: bool, engine: str) -> None:
     """Write package and configuration."""
-    write(configuration(samples, port, on=on))
+    write(configuration(samples, port, on=on, engine=engine))
 
 
 def headers(port: int, *, on: bool) -> dict[str, str]:

@@ -37,6 +37,13 @@ from wire import Samples
 
 ENCODINGS = {"tiny": ("json",), "minilm": ("json", "binary"), "ocr": ("json", "binary"), "image": ("binary",)}
 CONCURRENCY = (32, 1)
+FEATURES = {
+    "both": ("ours", "ours-off"),
+    "on": ("ours",),
+    "off": ("ours-off",),
+    "engine": ("ours", "ours-process"),
+    "none": (),
+}
 
 
 @dataclass
@@ -221,7 +228,7 @@ def choose(arguments: argparse.Namespace) -> Options:
         if not matching:
             raise Failure(f"there is no peer '{name}'; there are: {', '.join(PEER_NAMES)}")
         servers += [item for item in matching if item not in servers]
-    ours = {"both": ("ours", "ours-off"), "on": ("ours",), "off": ("ours-off",), "none": ()}[arguments.features]
+    ours = FEATURES[arguments.features]
     servers += [server for server in SERVERS if server.name in ours]
     models = list(ENCODINGS) if arguments.models is None else arguments.models.split(",")
     for name in models:
@@ -243,8 +250,8 @@ def main() -> int:
     parser.add_argument("--models", help=f"of {','.join(ENCODINGS)} (default: all)")
     parser.add_argument("--seconds", type=float, help="of each window (default: 4)")
     parser.add_argument("--rounds", type=int, help="default: 3")
-    features = "our server with authentication, policy, metrics and logs, without, both, or not at all"
-    parser.add_argument("--features", choices=("on", "off", "both", "none"), default="both", help=features)
+    features = "our server with authentication, policy, metrics and logs, without, both, with an engine process, or not"
+    parser.add_argument("--features", choices=FEATURES, default="both", help=features)
     parser.add_argument("--output", type=Path, default=HERE / "results", help="default: %(default)s")
     parser.add_argument("--report-only", action="store_true", help="write table and plots from results.json again")
     arguments = parser.parse_args()

@@ -46,6 +46,11 @@ class Server:
     settings: Mapping[str, str] = field(default_factory=dict)
     is_ours: bool = False
 
+    @property
+    def features(self) -> bool:
+        """Whether our server has authentication, policy, metrics and logs on."""
+        return self.name != "ours-off"
+
 
 def _python(script: str) -> Callable[[Path, int], list[str]]:
     return lambda bin_, _port: [str(bin_ / "python"), str(PEERS / script)]
@@ -87,6 +92,7 @@ SERVERS = (
     Server("flask-granian", "Flask, Granian, 2 workers, plain", "flask", wire.V2, _granian),
     Server("ours", "ai102-server", "", wire.V2, ours.command, is_ours=True),
     Server("ours-off", "ai102-server, features off", "", wire.V2, ours.command, is_ours=True),
+    Server("ours-process", "ai102-server, one engine process", "", wire.V2, ours.command, is_ours=True),
 )  # fmt: skip
 PEER_NAMES = [server.name for server in SERVERS if not server.is_ours]
 LARGEST_BATCH = 8
@@ -240,7 +246,7 @@ def running(server: Server, samples: Samples, prepare: Callable[[int], None] | N
     if prepare is not None:
         prepare(port)
     elif server.is_ours:
-        ours.prepare(samples, port, on=server.name == "ours")
+        ours.prepare(samples, port, on=server.features, engine="process" if server.name == "ours-process" else "auto")
     log = CACHE / "logs" / f"{server.name}-{samples.model}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
@@ -265,7 +271,7 @@ def _wait(one: Running) -> None:
             break
         try:
             if one.server.is_ours and not one.headers:
-                one.headers = ours.headers(one.port, on=one.server.name == "ours")
+                one.headers = ours.headers(one.port, on=one.server.features)
             requests = one.requests("json")
             assert requests is not None
             one.ask(requests[0], timeout=10)

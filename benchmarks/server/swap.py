@@ -7,16 +7,14 @@
     python benchmarks/server/swap.py [--swaps 10] [--clients 16]
 
 The versions of the model answer with numbers that tell which version they are from: each request has many rows, and
-all rows of an answer must be of the version that the answer names. Between two good swaps a tampered package, and one
-that is signed with another key, are offered: both must be refused while the old version serves. Ends with 1 when
-anything failed.
+all rows of an answer must be of the version that the answer names. All packages are signed and encrypted. Between good
+swaps a tampered package, one that is signed with another key and one that is encrypted with another key are offered:
+they must be refused while the old version serves. Ends with 1 when anything failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import http.client
 import json
 import shutil
@@ -37,6 +35,8 @@ from wire import Samples
 ROWS = 64
 MODEL = "versioned"
 STORE = CACHE / "swap-store"
+FAULTS = {3: "tampered", 5: "wrongly signed", 7: "wrongly keyed"}
+"""Before which swap a package with which fault is offered."""
 
 
 def make_model(path: Path, version: int) -> None:
@@ -65,27 +65,26 @@ def make_model(path: Path, version: int) -> None:
 
 
 class Packer:
-    """Signed packages below the store."""
+    """Packages below the store, encrypted and signed as people do it, with two pairs of keys: ours and another."""
 
     def __init__(self) -> None:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        self._keys = CACHE / "swap-keys"
+        shutil.rmtree(self._keys, ignore_errors=True)
+        self._keys.mkdir(parents=True)
+        for owner in ("ours", "other"):
+            ours.cli("package", "keys", "--signing", str(self._key(owner, "sign")),
+                     "--encryption", str(self._key(owner, "encrypt")))  # fmt: skip
 
-        self.key = Ed25519PrivateKey.generate()
-        self.other = Ed25519PrivateKey.generate()
+    def _key(self, owner: str, purpose: str) -> Path:
+        return self._keys / f"{owner}_{purpose}"
 
-    def public(self, path: Path) -> Path:
-        """Write the public key."""
-        from cryptography.hazmat.primitives import serialization
-
-        path.write_bytes(
-            self.key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
-        return path
+    def settings(self) -> dict[str, Any]:
+        """What the server needs to know of the keys."""
+        public = self._key("ours", "sign").with_suffix(".pub")
+        return {"public_keys": [str(public)], "decryption_keys": [{"file": str(self._key("ours", "encrypt"))}]}
 
     def package(self, version: int, *, fault: str | None = None) -> Path:
-        """Make the package of a version; moved to its place in one step. ``fault``: "tampered" or "signature"."""
+        """Make the package of a version; moved to its place in one step. ``fault`` is one of ``FAULTS``."""
         scratch = CACHE / "swap-new"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -94,21 +93,21 @@ class Packer:
         answer = {"name": "y", "shape": [1, 256], "datatype": "FP32", "data": [float(version)] * 256}
         golden = {"requests": [{"request": {"inputs": [zeros]}, "response": {"outputs": [answer]}}]}
         (scratch / "golden.json").write_text(json.dumps(golden))
-        files = [
-            {"path": name, "sha256": hashlib.sha256((scratch / name).read_bytes()).hexdigest(),
-             "size": (scratch / name).stat().st_size}
-            for name in ("golden.json", "model.onnx")
-        ]  # fmt: skip
-        manifest = {"schema": 1, "name": MODEL, "version": str(version), "golden": "golden.json", "files": files}
-        raw = json.dumps(manifest).encode()
-        (scratch / "manifest.json").write_bytes(raw)
-        key = self.other if fault == "signature" else self.key
-        (scratch / "manifest.json.sig").write_bytes(base64.b64encode(key.sign(raw)) + b"\n")
+        plain, sealed = scratch / "plain", scratch / "sealed"
+        ours.cli("package", "new", "--model", str(scratch / "model.onnx"), "--golden", str(scratch / "golden.json"),
+                 "--name", MODEL, "--version", str(version), "--output", str(plain))  # fmt: skip
+        signer = "other" if fault == "wrongly signed" else "ours"
+        locker = "other" if fault == "wrongly keyed" else "ours"
+        ours.cli("package", "encrypt", str(plain), "--output", str(sealed), "--key", str(self._key(locker, "encrypt")),
+                 "--signing-key", str(self._key(signer, "sign")))  # fmt: skip
         if fault == "tampered":
-            make_model(scratch / "model.onnx", version + 1000)
+            model = sealed / "model.onnx"
+            content = bytearray(model.read_bytes())
+            content[len(content) // 2] ^= 1
+            model.write_bytes(content)
         target = STORE / MODEL / str(version)
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.rename(target)
+        sealed.rename(target)
         return target
 
 
@@ -167,8 +166,7 @@ def configure(packer: Packer, port: int) -> dict[str, Any]:
     samples = Samples(MODEL, STORE, [{"x": np.zeros((1, 256), np.float32)}], [])
     document = ours.configuration(samples, port, on=True, package_it=False)
     document["models"] = []
-    document["store"] = {"path": str(STORE), "poll_seconds": 0, "public_keys": [str(packer.public(CACHE / "swap.pub"))]}
-    document["model_signing_public_key"] = str(packer.public(CACHE / "swap.pub"))
+    document["store"] = {"path": str(STORE), "poll_seconds": 0, **packer.settings()}
     return document
 
 
@@ -220,9 +218,8 @@ def main() -> int:
         ):
             version = 1
             for number in range(arguments.swaps):
-                if number in {3, 6}:
+                if fault := FAULTS.get(number):
                     version += 1
-                    fault = "tampered" if number == 3 else "signature"
                     before = latest(one.port, one.headers)
                     bad = packer.package(version, fault=fault)
                     taken = swap(one.port, one.headers, version, seconds=3)

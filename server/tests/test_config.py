@@ -197,7 +197,24 @@ def test_workers_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan(8, workers=2, threads=3) == (2, 3)
     assert plan(8, workers="auto", threads="auto") == (8, 1)
     gpus = {"providers": ["CUDAExecutionProvider"], "devices": [0, 1, 2]}
-    assert plan(64, execution=gpus) == (3, 2)
+    assert plan(64, execution=gpus) == (12, 2)
+    assert plan(6, execution=gpus) == (3, 2), "a processor for each GPU's engine process"
+    assert plan(2, execution=gpus) == (3, 2)
+    assert plan(64, execution={**gpus, "engine": "worker"}) == (3, 2)
+
+
+def test_engine_processes() -> None:
+    def uses(*providers: str, **more: Any) -> bool:
+        execution = {"providers": list(providers), **more}
+        return parse_config({**MINIMAL, "execution": execution}).execution.engine_processes
+
+    assert not uses("CPUExecutionProvider")
+    assert uses("CPUExecutionProvider", engine="process")
+    assert uses("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert uses("TensorrtExecutionProvider")
+    assert not uses("CUDAExecutionProvider", engine="worker")
+    with pytest.raises(ConfigError, match=r"execution\.engine.*auto, worker, process"):
+        uses("CPUExecutionProvider", engine="thread")
 
 
 def test_named_options_of_gpus() -> None:

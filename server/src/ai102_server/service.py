@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -13,6 +13,7 @@ from ai102_server import __version__
 from ai102_server.access import Access, AccessShared
 from ai102_server.config import Config, ModelRef
 from ai102_server.engine import Admission, LoadedModel, Loader, Registry
+from ai102_server.engine.process.link import EngineLink
 from ai102_server.engine.registry import PLATFORM
 from ai102_server.errors import ModelError
 from ai102_server.repository.package import MANIFEST
@@ -28,10 +29,14 @@ EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "mo
 
 
 class Shared(NamedTuple):
-    """What all processes share: figures, and what limits callers."""
+    """What all processes share: figures, what limits callers, and engine processes.
+
+    ``engines`` are their sockets by number of the GPU; none: each worker has the sessions.
+    """
 
     telemetry: TelemetryShared
     access: AccessShared
+    engines: Mapping[int, bytes]
 
 
 class _Alone:
@@ -82,7 +87,11 @@ class Service:
         self.telemetry: Final = Telemetry(config, figures, worker)
         self.access.audit.observe = self._count_event
         devices = config.execution.gpus()
-        self._loader: Final = Loader(config, devices[worker % len(devices)], self.telemetry.executed)
+        device = devices[worker % len(devices)]
+        engine = None
+        if shared is not None and shared.engines:
+            engine = EngineLink(shared.engines[device], config.limits.queue_seconds)
+        self._loader: Final = Loader(config, device, self.telemetry.executed, engine)
         self._link: Final = link
         self._prepared: dict[ModelRef, LoadedModel] = {}
         self._coordinator: Final = Coordinator(config.models, lambda: [_Alone(self)], lambda: wanted_models(config))

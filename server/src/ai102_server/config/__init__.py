@@ -139,15 +139,18 @@ class Config:
     release: str | None = None
 
     def plan_workers(self) -> int:
-        """Worker processes: as said; else one for each GPU, or for each group of processors that runs an inference.
+        """Worker processes: as said; else some for each GPU, or one for each group of processors that runs a model.
 
-        Python runs in one thread of a process at a time, so one process cannot use many processors. More than eight
-        only cost memory: each holds the models.
+        Python runs in one thread of a process at a time, so one process cannot use many processors. A GPU has one
+        worker when that holds its sessions, and up to four when they share an engine process, which has a processor for
+        itself. Without GPUs, more than eight only cost memory: each holds the models.
         """
         if self.workers is not None:
             return self.workers
         if not NVIDIA.isdisjoint(self.execution.providers):
-            return len(self.execution.gpus())
+            gpus = len(self.execution.gpus())
+            each = processors() // gpus - 1 if self.execution.engine_processes else 1
+            return gpus * max(1, min(4, each))
         return max(1, min(8, processors() // max(1, self.execution.intra_op_threads)))
 
     def plan_threads(self) -> int:

@@ -28,6 +28,7 @@ from ai102_server.config.reader import (
 
 __all__ = ["CUDA", "NVIDIA", "TENSORRT", "Batching", "Execution", "processors", "read_batching", "read_execution"]
 
+ENGINES: Final = ("auto", "worker", "process")
 GRAPH_OPTIMISATION: Final = ("disabled", "basic", "extended", "all")
 BATCHING: Final = ("auto", "always", "never")
 CUDA: Final = "CUDAExecutionProvider"
@@ -42,11 +43,13 @@ class Execution:
 
     ``devices`` are the GPUs to use, by number; workers are spread over them; empty: all there are.
     ``optimised_models`` is a directory in which optimised graphs are kept, so that the next start need not optimise
-    again. ``io_binding``: keep inputs and outputs in pinned memory on the way to and from a GPU.
+    again. ``io_binding``: keep inputs and outputs in pinned memory on the way to and from a GPU. ``engine``: where the
+    sessions are, in each worker or in a process of their own for each device, see ``engine_processes``.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     required_provider: str | None = None
+    engine: str = "auto"
     devices: tuple[int, ...] = ()
     intra_op_threads: int = 1
     inter_op_threads: int = 1
@@ -58,6 +61,15 @@ class Execution:
     io_binding: bool = True
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warmup_runs: int = 2
+
+    @property
+    def engine_processes(self) -> bool:
+        """Whether each device has a process with the sessions, which all workers use: by itself, on GPUs.
+
+        On processors it costs more than it gives: workers do not share the processor that computes, and what they copy
+        and wait for one another is lost to it.
+        """
+        return self.engine == "process" or (self.engine == "auto" and not NVIDIA.isdisjoint(self.providers))
 
     def gpus(self) -> tuple[int, ...]:
         """Numbers of the GPUs to use: as said; else all that this process can see, and 0 when it can see none."""
@@ -104,6 +116,7 @@ def read_execution(section: Section) -> Execution:
     execution = Execution(
         providers=section.get("providers", default.providers, _providers),
         required_provider=section.get("required_provider", None, _provider),
+        engine=section.get("engine", default.engine, to_choice(ENGINES)),
         devices=section.get("devices", default.devices, _devices),
         intra_op_threads=section.get("intra_op_threads", default.intra_op_threads, to_integer(0, 1024)),
         inter_op_threads=section.get("inter_op_threads", default.inter_op_threads, to_integer(0, 1024)),

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from ai102_server import pipeline
@@ -22,7 +21,8 @@ from ai102_server.codec.datatypes import Array
 from ai102_server.config import Config, Execution, ModelRef
 from ai102_server.engine.batching import Batcher, QueueLimits
 from ai102_server.engine.planning import plan_batching
-from ai102_server.engine.registry import LoadedModel, Registry
+from ai102_server.engine.process.link import EngineLink, RemoteSession
+from ai102_server.engine.registry import LoadedModel, Registry, Session
 from ai102_server.engine.session import ModelSession, prepare_providers
 from ai102_server.errors import ModelError, RequestError
 from ai102_server.repository import GoldenRequest, ModelPackage, Serving, compare_tensors, open_package
@@ -43,11 +43,16 @@ class Loader:
         config: Options of sessions, keys, limits.
         device: Number of the GPU.
         observe: Told of every run of a session.
+        link: The engine process that has the sessions; without one, this process has them.
 
     """
 
-    def __init__(self, config: Config, device: int = 0, observe: Observe | None = None) -> None:
-        prepare_providers(config.execution)
+    def __init__(
+        self, config: Config, device: int = 0, observe: Observe | None = None, link: EngineLink | None = None
+    ) -> None:
+        if link is None:
+            prepare_providers(config.execution)
+        self._link: Final = link
         self._config: Final = config
         self._device: Final = device
         self._observe: Final = observe
@@ -57,48 +62,55 @@ class Loader:
         started = time.perf_counter()
         model = LoadedModel(ref.name, ref.version, None, None, None)
         try:
-            model = self._load(model, ref.path)
+            model = self._load(model, ref)
         except _NotReady as stopped:
             model = stopped.model
         except ModelError as error:
-            model = replace(model, reason=str(error))
+            model = replace(model, failure=str(error))
         except Exception as error:
             # A broken model must not take the others down, whatever a library raises.
             facts = {"model": ref.name, "version": ref.version}
             logger.exception("unexpected error while loading a model", extra=facts)
-            model = replace(model, reason=f"unexpected {type(error).__name__}, see the log")
+            model = replace(model, failure=f"unexpected {type(error).__name__}, see the log")
         model = replace(model, seconds=time.perf_counter() - started)
         _log(model)
         return model
 
-    def _load(self, model: LoadedModel, path: Path) -> LoadedModel:
+    def _load(self, model: LoadedModel, ref: ModelRef) -> LoadedModel:
         """Raises ``_NotReady`` when there is something to show for it, ``ModelError`` otherwise."""
         config = self._config
         keys = public_keys(config.store, config.model_signing_public_key)
-        package = open_package(path, model.name, model.version, keys, decryption_keys(config.store))
+        package = open_package(ref.path, model.name, model.version, keys, decryption_keys(config.store))
         model = replace(model, package=package, tags=package.tags)
         try:
-            content = package.open_model()
-            session = ModelSession(
-                content,
-                config.execution,
-                where=str(package.model_file),
-                device=self._device,
-                sha256=package.model_sha256,
-                external=package.external_data(content) if isinstance(content, bytes) else {},
-            )
+            session = self._open(ref, package)
             model = replace(model, session=session, pipeline=pipeline.load(package))
+            _check_engine(session)
             _check_provider(session, config.execution)
             _check_tensors(package, session)
             golden = package.read_golden()
             asked = _decode_golden(model, golden)
             samples = [item.inputs for item in asked]
-            _warm_up(session, samples, config.execution.warmup_runs)
+            if isinstance(session, ModelSession):
+                _warm_up(session, samples, config.execution.warmup_runs)
             _check_golden(model, golden, asked)
             run, batching = self._batcher(model, samples)
         except ModelError as error:
-            raise _NotReady(replace(model, reason=str(error))) from error
+            raise _NotReady(replace(model, failure=str(error))) from error
         return replace(model, golden=len(golden), run=run, batching=batching)
+
+    def _open(self, ref: ModelRef, package: ModelPackage) -> ModelSession | RemoteSession:
+        if self._link is not None:
+            return self._link.open(ref, package.model_sha256)
+        content = package.open_model()
+        return ModelSession(
+            content,
+            self._config.execution,
+            where=str(package.model_file),
+            device=self._device,
+            sha256=package.model_sha256,
+            external=package.external_data(content) if isinstance(content, bytes) else {},
+        )
 
     def _batcher(self, model: LoadedModel, samples: Sequence[Mapping[str, Array]]) -> tuple[Batcher, str]:
         session, package = model.session, model.package
@@ -110,9 +122,14 @@ class Loader:
             wish = replace(wish, enabled="always" if serving.batching.enabled else "never")
         if serving.batching.max_size is not None:
             wish = replace(wish, max_size=min(wish.max_size, serving.batching.max_size))
-        plan, reason = plan_batching(session, samples, wish, _padding(serving))
-        limits = QueueLimits(config.limits.queue, config.limits.queue_seconds)
         observe = None if self._observe is None else partial(self._observe, model.name, model.version)
+        if isinstance(session, RemoteSession):
+            # What runs together is measured, and counted, in the engine process.
+            plan, reason = session.plan, session.batching
+            session.observe, observe = observe, None
+        else:
+            plan, reason = plan_batching(session, samples, wish, _padding(serving))
+        limits = QueueLimits(config.limits.queue, config.limits.queue_seconds)
         return Batcher(session.run, plan, serving.instances or config.plan_threads(), limits, observe), reason
 
 
@@ -148,7 +165,13 @@ def _padding(serving: Serving) -> dict[str, float]:
     return {name: float(value) for name, value in serving.padding.items()}
 
 
-def _check_provider(session: ModelSession, execution: Execution) -> None:
+def _check_engine(session: Session) -> None:
+    """What an engine process has loaded has proved itself there, or not."""
+    if isinstance(session, RemoteSession) and session.reason is not None:
+        raise ModelError(session.reason)
+
+
+def _check_provider(session: Session, execution: Execution) -> None:
     required = execution.required_provider
     if required is not None and session.provider != required:
         raise ModelError(
@@ -156,7 +179,7 @@ def _check_provider(session: ModelSession, execution: Execution) -> None:
         )
 
 
-def _check_tensors(package: ModelPackage, session: ModelSession) -> None:
+def _check_tensors(package: ModelPackage, session: Session) -> None:
     """The manifest must declare what the model really has: other hosts and clients rely on the manifest."""
     for role, declared, found in (
         ("inputs", package.inputs, session.inputs),

@@ -11,18 +11,26 @@ from typing import Final, Protocol
 from ai102_server.codec import TensorSpec
 from ai102_server.codec.datatypes import Array
 from ai102_server.engine.batching import Batcher
-from ai102_server.engine.session import ModelSession
+from ai102_server.engine.planning import Runner
 from ai102_server.errors import RequestError
 from ai102_server.repository import ModelPackage, version_key
 
-__all__ = ["PLATFORM", "LoadedModel", "Pipeline", "Registry"]
+__all__ = ["PLATFORM", "LoadedModel", "Pipeline", "Registry", "Session"]
 
 PLATFORM: Final = "onnxruntime_onnx"
 
 
+class Session(Runner, Protocol):
+    """A loaded model, in this process or in an engine process."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot run now, though it was loaded; None when it can."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model version. ``reason`` says why it is not ready; ``session`` may be there all the same (wrong provider).
+    """A model version. ``failure`` says why it was not loaded; ``session`` may be there all the same (wrong provider).
 
     ``run`` queues and batches requests; None when the model is not ready. ``batching`` says in words how it does, and
     why.
@@ -31,14 +39,21 @@ class LoadedModel:
     name: str
     version: str
     package: ModelPackage | None
-    session: ModelSession | None
-    reason: str | None
+    session: Session | None
+    failure: str | None
     golden: int = 0
     seconds: float = 0.0
     run: Batcher | None = None
     batching: str = ""
     pipeline: Pipeline | None = None
     tags: frozenset[str] = frozenset()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready; None when it is."""
+        if self.failure is not None or self.session is None:
+            return self.failure
+        return self.session.problem
 
     @property
     def ready(self) -> bool:

@@ -21,7 +21,7 @@ from ai102_server.config import Execution
 from ai102_server.config.execution import NVIDIA
 from ai102_server.errors import ModelError, RequestError
 
-__all__ = ["ModelSession", "prepare_providers"]
+__all__ = ["ModelSession", "prepare_providers", "sample_inputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,11 @@ class ModelSession:
         self._run: Any = getattr(getattr(self._session, "_sess", None), "run", self._session.run)
 
     @property
+    def problem(self) -> str | None:
+        """Why it cannot run now; always None: what is in this process can."""
+        return None
+
+    @property
     def provider(self) -> str:
         """The execution provider that ONNX Runtime really uses first, as the session itself says."""
         return self.providers[0]
@@ -140,12 +145,17 @@ class ModelSession:
 
     def sample_inputs(self) -> dict[str, Array]:
         """Inputs of zeros (empty strings), every open axis of length 1: to warm up a model without golden answers."""
-        arrays: dict[str, Array] = {}
-        for spec in self.inputs.values():
-            shape = tuple(1 if axis < 0 else axis for axis in spec.shape)
-            fill: Any = "" if spec.datatype.kind == "O" else 0
-            arrays[spec.name] = np.full(shape, fill, dtype=spec.datatype.dtype)
-        return arrays
+        return sample_inputs(self.inputs)
+
+
+def sample_inputs(specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """Inputs of zeros (empty strings), every open axis of length 1."""
+    arrays: dict[str, Array] = {}
+    for spec in specs.values():
+        shape = tuple(1 if axis < 0 else axis for axis in spec.shape)
+        fill: Any = "" if spec.datatype.kind == "O" else 0
+        arrays[spec.name] = np.full(shape, fill, dtype=spec.datatype.dtype)
+    return arrays
 
 
 def _options(execution: Execution) -> ort.SessionOptions:

@@ -4,7 +4,8 @@
 
 The *supervisor* owns the socket, speaks with systemd, and decides which models are served. *Workers*, forked by
 Granian, load the models and answer; all accept on the one socket. Each tells the supervisor through a channel of its
-own (``control``) that it is ready, why it is not, and, as long as it lives, that it lives. So only the main process
+own (``control``) that it is ready, why it is not, and, as long as it lives, that it lives. On GPUs, *engine processes*
+(``engines``) have the sessions, one for each device. Only the main process
 notifies systemd (``NotifyAccess=main`` will do). A worker that dies, or whose interpreter hangs, is replaced while the
 others go on; the watchdog of systemd watches the supervisor.
 
@@ -32,7 +33,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +47,7 @@ from ai102_server.access import Access
 from ai102_server.config import Config, Listen, ModelRef
 from ai102_server.errors import ModelError, RequestError, ServerError
 from ai102_server.serving.control import Channel, Coordinator, WorkerLink, WorkerMember, refs_from_json
+from ai102_server.serving.engines import Engines
 from ai102_server.serving.models import change_models, wanted_models
 from ai102_server.serving.systemd import Notifier, inherited_sockets
 from ai102_server.serving.tls import check_tls
@@ -173,8 +175,9 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             workers=config.plan_workers(),
             blocking_threads=1,
             http=HTTPModes.http1,
-            # One thread for the connections of a worker, without another to hand them to.
-            runtime_mode=RuntimeModes.st,
+            # One thread for the connections of a worker, without another to hand them to. But then one that is accepted
+            # in the very moment of a stop is closed unread: not where connections are to wait for the next process.
+            runtime_mode=RuntimeModes.mt if activated else RuntimeModes.st,
             websockets=False,
             backlog=config.listen.backlog,
             backpressure=MAX_CONNECTIONS,
@@ -200,10 +203,16 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._access = Access.share(config.access)
         models = [ModelRef(item.name, item.version, item.path) for item in wanted_models(config)]
         self._coordinator = Coordinator(models, self._serving_members, lambda: wanted_models(config))
+        # What one process holds only to hand it to a child must not come into another child.
+        self._forking = threading.Lock()
+        self._engines = Engines(config, self._beat_seconds(), self._patience(), self._forking)
 
     def run(self) -> None:
         """Serve until a signal ends it. Raises ``SystemExit`` when a worker failed at the start."""
-        self.serve(target_loader=_no_loader, wrap_loader=False)
+        try:
+            self.serve(target_loader=_no_loader, wrap_loader=False)
+        finally:
+            self._engines.stop()
 
     # What Granian calls ------------------------------------------------------------------------------------------
     def _init_shared_socket(self) -> None:
@@ -227,12 +236,14 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         """Start the workers."""
         # Set here and not in the constructor: Granian warns of more threads than cores, but most of these only wait.
         self.blocking_threads = self._config.plan_admitted() + SPARE_THREADS
+        self._engines.start()
         super().startup(spawn_target, target_loader)
         threading.Thread(target=self._watch_workers, name="worker-watch", daemon=True).start()
         if self._config.store.path is not None and self._config.store.poll_seconds:
             threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
     def _spawn_worker(self, idx: int, target: object, callback_loader: object) -> WorkerProcess:  # noqa: ARG002
+        self._forking.acquire()
         ours, theirs = Channel.pair()
         seat = _Seat(idx, ours, self._coordinator.active)
         self._members[idx] = seat
@@ -246,19 +257,22 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             activated=self._activated,
             index=idx,
             channel=theirs,
-            others=[other.channel for other in self._members.values()],
+            others=[*(other.channel for other in self._members.values()), *self._engines.channels],
             beat_seconds=self._beat_seconds(),
-            shared=(self._telemetry, self._access),
+            shared=(self._telemetry, self._access, self._engines.addresses),
         )
         process: WorkerProcess = super()._spawn_worker(idx, target, worker.load)
         start = process.start
 
         def start_and_listen() -> None:
-            start()
-            theirs.close()
-            if listener is not self._listener:
-                # The worker's alone: what it has not accepted when it dies must not wait for it.
-                listener.close()
+            try:
+                start()
+            finally:
+                theirs.close()
+                if listener is not self._listener:
+                    # The worker's alone: what it has not accepted when it dies must not wait for it.
+                    listener.close()
+                self._forking.release()
             seat.pid = process.inner.pid
             threading.Thread(target=self._listen_to, args=(seat,), name=f"worker-{idx}", daemon=True).start()
 
@@ -289,6 +303,10 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
     def _beat_seconds(self) -> float:
         seconds = self._notifier.watchdog_seconds
         return BEAT_SECONDS if seconds is None else min(BEAT_SECONDS, seconds / 3)
+
+    def _patience(self) -> float:
+        """Seconds without a sign of life after which a process hangs."""
+        return max(HANG_BEATS * self._beat_seconds(), MINIMUM_HANG_SECONDS)
 
     def _serving_members(self) -> list[WorkerMember]:
         return [seat.member for seat in list(self._members.values()) if seat.ready]
@@ -334,10 +352,11 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 
     def _watch_workers(self) -> None:
         """Feed systemd's watchdog, and end workers that have not been heard of: they are replaced then."""
-        patience = max(HANG_BEATS * self._beat_seconds(), MINIMUM_HANG_SECONDS)
+        patience = self._patience()
         while True:
             time.sleep(self._beat_seconds())
             self._notifier.send("WATCHDOG=1")
+            self._engines.check()
             now = time.monotonic()
             for seat in list(self._members.values()):
                 if seat.ready and seat.pid and now - seat.heard > patience:
@@ -400,7 +419,7 @@ class Worker:
         channel: Channel,
         others: Sequence[Channel],
         beat_seconds: float,
-        shared: tuple[TelemetryShared, AccessShared],
+        shared: tuple[TelemetryShared, AccessShared, Mapping[int, bytes]],
     ) -> None:
         self._shared = shared
         self._config = config
