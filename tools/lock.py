@@ -41,8 +41,8 @@ LOCKS = ROOT / "roles" / "artifacts" / "files" / "python"
 LOCK_YML = ROOT / "roles" / "artifacts" / "files" / "lock.yml"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 FLAVOURS = ("cpu", "gpu", "gpu_cuda12")
-#: What stands for ONNX Runtime on GPUs, which brings CUDA and cuDNN as wheels. 1.27 is the first that is built on CUDA 13
-#: alone, and CUDA 13 needs a driver that no release of Debian has.
+#: What stands for ONNX Runtime on GPUs, which brings CUDA and cuDNN as wheels. 1.27 is the first that is built on CUDA
+#: 13 alone, and CUDA 13 needs a driver that no release of Debian has.
 GPU_RUNTIME = {"gpu": "onnxruntime-gpu[cuda,cudnn]", "gpu_cuda12": "onnxruntime-gpu[cuda,cudnn]<1.27"}
 PLATFORM = "x86_64-manylinux_2_28"
 #: Newest glibc a wheel may ask for: the oldest supported release, Ubuntu 22.04, has 2.35.

@@ -26,7 +26,7 @@ from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, say
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
 FIRST = ("nvidia_driver",)
-LAST = ("upgrade_driver",)  # finds most of its drivers' object files in the compiler cache that nvidia_driver has filled
+LAST = ("upgrade_driver",)  # finds in the compiler's cache what nvidia_driver has put there
 CLIENTS = ("curl", "skopeo")  # programs of the control node with which scenarios ask hosts and send them images
 STEP = re.compile(r"^INFO\s+(?:\[(?P<a>[\w-]+) > (?P<b>\w+)\]|(?P<c>[\w-]+) ➜ (?P<d>\w+):) Executed: Successful")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
