@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: (c) 2026, AI-102 inference maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -314,18 +313,18 @@ def run_program(arguments: t.Sequence[str]) -> tuple[int, str]:
 def main(arguments: t.Sequence[str]) -> int:
     """Set the GPUs as the file says that is named on the command line."""
     if len(arguments) != 1:
-        print("usage: gpu_settings.py DECLARATION", file=sys.stderr)
+        sys.stderr.write("usage: gpu_settings.py DECLARATION\n")
         return 2
     try:
         declared = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
         done = apply(declared, run_program)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     for line in done["after"] or ["every GPU is set as declared"]:
-        print(line)
+        sys.stdout.write(f"{line}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -161,10 +161,11 @@ def split_signature(content: bytes) -> tuple[bytes, bytes] | None:
     if not content.endswith(_MAGIC):
         return None
     body = content[: -len(_MAGIC)]
-    if len(body) < _DESCRIPTION.size:
+    at = len(body) - _DESCRIPTION.size
+    if at < 0:
         raise ModuleFileError("the description of the signature is cut off")
-    _algorithm, _hash, kind, signer, key, length = _DESCRIPTION.unpack(body[-_DESCRIPTION.size :])
-    body = body[: -_DESCRIPTION.size]
+    _algorithm, _hash, kind, signer, key, length = _DESCRIPTION.unpack(body[at:])
+    body = body[:at]
     if kind != _PKCS7 or signer or key or not 0 < length <= len(body):
         raise ModuleFileError("the description of the signature is not one that kernels accept")
     return body[:-length], body[-length:]

@@ -181,15 +181,14 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     reference = Reference.parse(params["reference"])
     program = module.get_bin_path("podman")
     result: dict[str, t.Any] = {"changed": False, "image": {}, "pruned": []}
-    if program is None and not module.check_mode:
-        raise ImageError("podman is not installed")
     present = _look(program, reference) if program else None
     if present is None:
         result["changed"] = True
         result["diff"] = {"before": "", "after": f"{reference}\n"}
         if module.check_mode:
             return result
-        assert program is not None
+        if program is None:
+            raise ImageError("podman is not installed")
         refuse_old(_podman(program, "version", "--format", "{{.Client.Version}}").stdout)
         _pull(program, reference, params)
         present = _look(program, reference)

@@ -208,13 +208,14 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             if module.check_mode:
                 result["diff"] = {"before": before, "after": f"{params['registry']}/{params['repository']}:{tag}\n"}
                 return result
-            assert registry is not None
+            if registry is None:
+                raise ImageError("the registry was not asked")
             builder = Builder(params["builder"])
             name = f"{params['repository']}:{tag}"
             builder.build(recipe, name, params["renew"])
             digest = registry.push(builder.source(name), params["repository"], tag)
-        assert registry is not None
-        assert digest is not None
+        if registry is None or digest is None:
+            raise ImageError("the registry was not asked")
         found = registry.describe(params["repository"], digest)
     reference = str(Reference.parse(f"{params['registry']}/{params['repository']}@{digest}"))
     record = {

@@ -43,8 +43,8 @@ signature:      59:E8:17:2F:44:5E:A8:2A:86:B8:C0:98:29:34:16:F5:E3:6A:81:BD:
 FAILED = """\
 NV_CONFTEST_CFLAGS=-Werror=implicit-int -Wno-error
 CONFTEST: dma_fence_set_error
-/var/lib/dkms/open/550.163.01/build/nvidia/nv-pci.c: In function ‘nv_resize_pcie_bars’:
-/var/lib/dkms/open/550.163.01/build/nvidia/nv-pci.c:237:9: error: too few arguments to function ‘pci_resize_resource’
+/var/lib/dkms/open/550.163.01/build/nvidia/nv-pci.c: In function 'nv_resize_pcie_bars':
+/var/lib/dkms/open/550.163.01/build/nvidia/nv-pci.c:237:9: error: too few arguments to function 'pci_resize_resource'
   237 |     r = pci_resize_resource(pci_dev, NV_GPU_BAR1, requested_size);
 make[4]: *** [scripts/Makefile.build:234: nvidia/nv-pci.o] Error 1
 """
@@ -130,7 +130,7 @@ def test_packed_modules_are_read(tmp_path: Path) -> None:
 
 def test_a_log_is_read_for_what_went_wrong_first() -> None:
     assert first_errors(FAILED) == [
-        "nvidia/nv-pci.c:237:9: error: too few arguments to function ‘pci_resize_resource’",
+        "nvidia/nv-pci.c:237:9: error: too few arguments to function 'pci_resize_resource'",
     ]
     assert first_errors("ERROR: modpost: GPL-incompatible module nvidia.ko uses GPL-only symbol") != []
     assert first_errors("all is well") == []

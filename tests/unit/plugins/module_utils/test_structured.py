@@ -153,7 +153,7 @@ def random_values(random_source: random.Random, depth: int = 0) -> dict[str, Any
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_was_wanted_in_between_taking_it_back_leaves_what_was_there(seed: int) -> None:
     source = random.Random(seed)
-    theirs, first, second = (random_values(source) for _ in range(3))
+    theirs, first, second = (random_values(source) for _each in range(3))
     for takes_over, steps in itertools.product((False, True), ([first, {}], [first, second, {}], [first, first, {}])):
         assert after(theirs, *steps, takes_over=takes_over).document == theirs, (theirs, steps, takes_over)
 
@@ -225,7 +225,7 @@ class TestToml:
         import tomlkit
 
         source = random.Random(seed)
-        theirs, first, second = (random_values(source) for _ in range(3))
+        theirs, first, second = (random_values(source) for _each in range(3))
         file = _structured.Toml()
         text = tomlkit.dumps(theirs)
         result = Merge(theirs, Record())
