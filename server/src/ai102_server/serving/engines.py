@@ -10,7 +10,6 @@ signals to the group are the supervisor's to understand.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import multiprocessing
 import os
@@ -174,8 +173,6 @@ def _run(
 
     WorkerLink(channel, beat_seconds, {"stop": told}, gone).tell("ready")
     threading.Thread(target=host.serve, args=(listener,), name="accept", daemon=True).start()
-    gc.collect()
-    gc.freeze()
     stop.wait()
     # Its threads wait in system calls, and nothing is left to be written.
     os._exit(0)
