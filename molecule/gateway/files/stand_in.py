@@ -26,6 +26,9 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    # Head and body of an answer in one write, as the real server sends them: one that is killed between the two has
+    # answered half, which no gateway can mend.
+    wbufsize = -1
 
     def setup(self) -> None:
         """Shake hands in the connection's own thread."""
