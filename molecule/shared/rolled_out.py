@@ -131,9 +131,9 @@ def play_site(*arguments: str, playbook: str = "site.yml", timeout: int = 900) -
 
 
 class Load:
-    """The bounded load of ``benchmarks/load.py``, running beside the test."""
+    """The bounded load of ``benchmarks/load.py``, running beside the test; each of four clients pauses so many seconds."""
 
-    def __init__(self, address: str, body: Path, seconds: int) -> None:
+    def __init__(self, address: str, body: Path, seconds: int, pause: float = 0.05) -> None:
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -144,7 +144,7 @@ class Load:
                 f"--server-name={INVENTORY['vars']['ai102_service_name']}",
                 f"--duration={seconds}",
                 "--concurrency=4",
-                "--pause=0.05",
+                f"--pause={pause}",
                 "--upstream-header=X-Served-By",
             ],
             stdout=subprocess.PIPE,

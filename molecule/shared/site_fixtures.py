@@ -35,15 +35,16 @@ def verdict() -> Any:
 
 
 @pytest.fixture
-def load(hosts: dict[str, SiteHost], tmp_path: Path) -> Iterator[Callable[[int], Load]]:
+def load(hosts: dict[str, SiteHost], tmp_path: Path) -> Iterator[Callable[..., Load]]:
     """Start a bounded load through the gateway; what still runs after the test is ended."""
     golden = json.loads((PROJECT / "roles/model_store/files/golden/file-type.json").read_text())
     body = tmp_path / "request.json"
     body.write_text(json.dumps(golden["requests"][0]["request"]))
     started: list[Load] = []
 
-    def start(seconds: int) -> Load:
-        started.append(Load(next(host for host in hosts.values() if "gateways" in host.tiers).address, body, seconds))
+    def start(seconds: int, **more: float) -> Load:
+        gateway = next(host for host in hosts.values() if "gateways" in host.tiers)
+        started.append(Load(gateway.address, body, seconds, **more))
         return started[-1]
 
     yield start
