@@ -131,7 +131,7 @@ def play_site(*arguments: str, playbook: str = "site.yml", timeout: int = 900) -
 
 
 class Load:
-    """The bounded load of ``benchmarks/load.py``, running beside the test; each of four clients pauses so many seconds."""
+    """The bounded load of ``benchmarks/load.py`` beside the test: four clients that pause so many seconds."""
 
     def __init__(self, address: str, body: Path, seconds: int, pause: float = 0.05) -> None:
         self.process = subprocess.Popen(
