@@ -172,6 +172,21 @@ def test_a_model_is_loaded_once_and_forgotten_with_the_last_session(
     wait_until(lambda: host.models == [])
 
 
+def test_it_runs_as_many_at_a_time_as_all_workers_would(
+    listener: socket.socket, base_config: dict[str, Any], packages: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ai102_server.config.processors", lambda: 6)
+    config = {key: value for key, value in base_config.items() if key != "threads"}
+    host = EngineHost(parse_config({**config, "workers": 3}), 0)
+    threading.Thread(target=host.serve, args=(listener,), daemon=True).start()
+    session = EngineLink(listener.getsockname(), 5).open(ref(packages, "doubling"), sha256(packages, "doubling"))
+    assert session.reason is None
+    (place,) = host._places.values()
+    assert place.model is not None
+    assert place.model.run is not None
+    assert place.model.run._idle == 6
+
+
 def test_lanes_to_a_process_that_ended_are_not_used(
     host: EngineHost, listener: socket.socket, packages: Signer
 ) -> None:

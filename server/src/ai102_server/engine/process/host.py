@@ -13,6 +13,7 @@ import logging
 import socket
 import threading
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -56,11 +57,11 @@ class EngineHost:
     """
 
     def __init__(self, config: Config, device: int) -> None:
-        self._config: Final = config
         self._lock: Final = threading.Lock()
         self._places: Final[dict[_Key, _Place]] = {}
         self._lanes = 0
-        self._loader: Final = Loader(config, device, self._observe)
+        # It runs for all workers what each of them would run for itself.
+        self._loader: Final = Loader(replace(config, workers=1), device, self._observe)
 
     @property
     def lanes(self) -> int:
