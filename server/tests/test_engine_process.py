@@ -27,6 +27,7 @@ from ai102_server.engine.process.host import EngineHost
 from ai102_server.engine.process.lane import Lane, LaneError, Tensor
 from ai102_server.engine.process.link import EngineLink
 from ai102_server.errors import ModelError, RequestError
+from ai102_server.serving.engines import Engines
 from test_serving import INFER, SLOW, Background, gone, inflight, wait_until
 from toolkit import DOUBLING_GOLDEN, ServerProcess, Signer, doubling_model, doubling_request, slow_request
 
@@ -235,7 +236,7 @@ def test_a_process_that_never_answers_is_not_waited_for_for_ever(
     listener: socket.socket, packages: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = EngineLink(listener.getsockname(), 5)
-    assert link.problem is not None
+    assert link.problem is None, "a worker that has just begun is not held up by what it has not heard yet"
     monkeypatch.setattr("ai102_server.engine.process.link._LOAD_SECONDS", 0.1)
     with pytest.raises(ModelError, match="cannot load the model: the engine process does not answer"):
         link.open(ref(packages, "doubling"), "")
@@ -360,6 +361,48 @@ def test_engine_processes_end_with_a_supervisor_that_is_killed(start: Start, con
     server.process.kill()
     server.wait()
     wait_until(lambda: all(gone(pid) for pid in children))
+
+
+def test_workers_end_with_the_supervisor_also_when_the_engine_process_is_another_one(
+    start: Start, config: dict[str, Any]
+) -> None:
+    server = start({**config, "limits": {"drain_seconds": 60}})
+    engine, *workers = server.workers
+    os.kill(engine, signal.SIGKILL)
+    wait_until(lambda: "an engine process ended" in server.log)
+    wait_until(lambda: server.request("POST", INFER, doubling_request()).status == 200)
+    server.process.kill()
+    server.wait()
+    wait_until(lambda: all(gone(pid) for pid in workers))
+
+
+class Process:
+    """What the supervisor needs of a process; it never reports that it lives."""
+
+    kills = 0
+
+    def is_alive(self) -> bool:
+        return not self.kills
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def join(self, _seconds: float | None = None) -> None:
+        """Nothing to wait for."""
+
+
+def test_a_process_may_take_its_time_to_begin_and_none_begins_after_the_end(config: dict[str, Any]) -> None:
+    engines = Engines(parse_config(config), 1, 5, threading.Lock(), list)
+    (engine,) = engines._engines
+    engine.process = process = Process()
+    engines.check()
+    assert process.kills == 0, "it loads its libraries"
+    engine.ready = True
+    engines.check()
+    assert process.kills == 1, "it has been silent for longer than 5 s"
+    engines.stop()
+    engines._start(engine)
+    assert engine.process is process
 
 
 def test_versions_are_loaded_and_forgotten_with_the_workers_models(

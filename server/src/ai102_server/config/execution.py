@@ -66,8 +66,7 @@ class Execution:
     def engine_processes(self) -> bool:
         """Whether each device has a process with the sessions, which all workers use: by itself, on GPUs.
 
-        On processors it costs more than it gives: workers do not share the processor that computes, and what they copy
-        and wait for one another is lost to it.
+        Not on processors, where workers gain nothing by it and pay for the way to another process and back.
         """
         return self.engine == "process" or (self.engine == "auto" and not NVIDIA.isdisjoint(self.providers))
 

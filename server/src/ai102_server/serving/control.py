@@ -29,6 +29,7 @@ from ai102_server.config import ModelRef
 from ai102_server.errors import RequestError
 
 __all__ = [
+    "READY",
     "Channel",
     "Coordinator",
     "Failures",
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 Failures = dict[tuple[str, str], str]
 """Reason why a model could not be loaded, by name and version."""
+READY: Final = "ready"
+"""The event by which a process says that it does its work from now on."""
 MESSAGE_BYTES: Final = 1 << 20
 LOAD_SECONDS: Final = 600.0
 

@@ -17,11 +17,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ai102_server.config import Config
-from ai102_server.serving.control import Channel, WorkerLink
+from ai102_server.serving.control import READY, Channel, WorkerLink
 
 __all__ = ["Engines"]
 
@@ -35,7 +35,10 @@ _STEADY_SECONDS: Final = 60.0
 
 
 class _Engine:
-    """One of them. ``pause`` before it is started again grows while it dies young."""
+    """One of them. ``pause`` before it is started again grows while it dies young.
+
+    ``ready``: it has loaded its libraries, and reports that it lives.
+    """
 
     def __init__(self, device: int) -> None:
         self.device: Final = device
@@ -45,6 +48,7 @@ class _Engine:
         self.listener.listen(_BACKLOG)
         self.process: Any = None
         self.channel: Channel | None = None
+        self.ready = False
         self.heard = 0.0
         self.pause = _FIRST_PAUSE
 
@@ -57,11 +61,20 @@ class Engines:
         beat_seconds: How often each reports that it lives.
         patience: After so many seconds without a report it is replaced.
         forking: Held while a process is forked.
+        others: Gives the supervisor's ends of the channels of the workers.
 
     """
 
-    def __init__(self, config: Config, beat_seconds: float, patience: float, forking: threading.Lock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        beat_seconds: float,
+        patience: float,
+        forking: threading.Lock,
+        others: Callable[[], Iterable[Channel]],
+    ) -> None:
         self._forking: Final = forking
+        self._others: Final = others
         self._config: Final = config
         self._beat_seconds: Final = beat_seconds
         self._patience: Final = patience
@@ -87,7 +100,8 @@ class Engines:
 
     def stop(self) -> None:
         """End all; their workers must have ended."""
-        self._stopping.set()
+        with self._forking:
+            self._stopping.set()
         for channel in self.channels:
             with contextlib.suppress(OSError):
                 channel.send(do="stop", id=0)
@@ -103,30 +117,34 @@ class Engines:
         """End those that have not been heard of for too long: they are replaced then."""
         now = time.monotonic()
         for engine in self._engines:
-            if engine.process is not None and now - engine.heard > self._patience and engine.process.is_alive():
+            if engine.ready and now - engine.heard > self._patience and engine.process.is_alive():
                 logger.error("an engine process hangs and is replaced", extra={"device": engine.device})
                 engine.process.kill()
 
     def _start(self, engine: _Engine) -> None:
+        """Start one, unless all are being ended."""
         with self._forking:
+            if self._stopping.is_set():
+                return
             ours, theirs = Channel.pair()
-            inherited = [*self.channels, ours]
+            # With the supervisor's ends held here too, nobody would learn that it is gone.
+            inherited = [*self.channels, *self._others(), ours]
+            engine.ready = False
             engine.process = multiprocessing.Process(
                 target=_run, args=(self._config, engine.device, engine.listener, theirs, inherited, self._beat_seconds)
             )
             engine.process.start()
             theirs.close()
-        engine.channel = ours
-        engine.heard = time.monotonic()
+            engine.channel = ours
 
     def _attend(self, engine: _Engine) -> None:
         """Hear one, and start it again when it ends."""
-        while True:
+        while (channel := engine.channel) is not None:
             started = time.monotonic()
-            channel = engine.channel
-            assert channel is not None  # noqa: S101 - it has been started
-            while channel.receive() is not None:
+            while (message := channel.receive()) is not None:
                 engine.heard = time.monotonic()
+                engine.ready = engine.ready or message.get("event") == READY
+            engine.ready = False
             engine.process.join()
             engine.channel = None
             channel.close()
@@ -171,7 +189,7 @@ def _run(
             time.sleep(0.05)
         stop.set()
 
-    WorkerLink(channel, beat_seconds, {"stop": told}, gone).tell("ready")
+    WorkerLink(channel, beat_seconds, {"stop": told}, gone).tell(READY)
     threading.Thread(target=host.serve, args=(listener,), name="accept", daemon=True).start()
     stop.wait()
     # Its threads wait in system calls, and nothing is left to be written.

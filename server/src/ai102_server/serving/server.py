@@ -5,9 +5,9 @@
 The *supervisor* owns the socket, speaks with systemd, and decides which models are served. *Workers*, forked by
 Granian, load the models and answer; all accept on the one socket. Each tells the supervisor through a channel of its
 own (``control``) that it is ready, why it is not, and, as long as it lives, that it lives. On GPUs, *engine processes*
-(``engines``) have the sessions, one for each device. Only the main process
-notifies systemd (``NotifyAccess=main`` will do). A worker that dies, or whose interpreter hangs, is replaced while the
-others go on; the watchdog of systemd watches the supervisor.
+(``engines``) have the sessions, one for each device. Only the main process notifies systemd (``NotifyAccess=main`` will
+do). A worker that dies, or whose interpreter hangs, is replaced while the others go on; the watchdog of systemd watches
+the supervisor.
 
 What workers are told goes through the channel too. It is no signal, because the kernel may deliver the second of two
 signals to another thread than the first, and Python's main thread then sleeps on.
@@ -46,7 +46,7 @@ from granian.server.mp import MPServer, WorkerProcess
 from ai102_server.access import Access
 from ai102_server.config import Config, Listen, ModelRef
 from ai102_server.errors import ModelError, RequestError, ServerError
-from ai102_server.serving.control import Channel, Coordinator, WorkerLink, WorkerMember, refs_from_json
+from ai102_server.serving.control import READY, Channel, Coordinator, WorkerLink, WorkerMember, refs_from_json
 from ai102_server.serving.engines import Engines
 from ai102_server.serving.models import change_models, wanted_models
 from ai102_server.serving.systemd import Notifier, inherited_sockets
@@ -71,7 +71,6 @@ MAX_CONNECTIONS: Final = 4096
 """Connections that a worker holds at a time. Most are kept alive by gateways and idle."""
 GARBAGE_THRESHOLD: Final = 20_000
 """Containers made and not freed before the collector looks at the young ones."""
-READY: Final = "ready"
 FAILED: Final = "failed"
 
 
@@ -205,7 +204,7 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
         self._coordinator = Coordinator(models, self._serving_members, lambda: wanted_models(config))
         # What one process holds only to hand it to a child must not come into another child.
         self._forking = threading.Lock()
-        self._engines = Engines(config, self._beat_seconds(), self._patience(), self._forking)
+        self._engines = Engines(config, self._beat_seconds(), self._patience(), self._forking, self._channels)
 
     def run(self) -> None:
         """Serve until a signal ends it. Raises ``SystemExit`` when a worker failed at the start."""
@@ -243,7 +242,12 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
     def _spawn_worker(self, idx: int, target: object, callback_loader: object) -> WorkerProcess:  # noqa: ARG002
-        self._forking.acquire()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._forking)
+            return self._prepared_worker(idx, target, stack)
+
+    def _prepared_worker(self, idx: int, target: object, forking: contextlib.ExitStack) -> WorkerProcess:
+        """A worker that can be started; ``forking`` is left when it has been."""
         ours, theirs = Channel.pair()
         seat = _Seat(idx, ours, self._coordinator.active)
         self._members[idx] = seat
@@ -257,22 +261,21 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
             activated=self._activated,
             index=idx,
             channel=theirs,
-            others=[*(other.channel for other in self._members.values()), *self._engines.channels],
+            others=[*self._channels(), *self._engines.channels],
             beat_seconds=self._beat_seconds(),
             shared=(self._telemetry, self._access, self._engines.addresses),
         )
         process: WorkerProcess = super()._spawn_worker(idx, target, worker.load)
         start = process.start
+        if listener is not self._listener:
+            # The worker's alone: what it has not accepted when it dies must not wait for it.
+            forking.callback(listener.close)
+        forking.callback(theirs.close)
+        begun = forking.pop_all()
 
         def start_and_listen() -> None:
-            try:
+            with begun:
                 start()
-            finally:
-                theirs.close()
-                if listener is not self._listener:
-                    # The worker's alone: what it has not accepted when it dies must not wait for it.
-                    listener.close()
-                self._forking.release()
             seat.pid = process.inner.pid
             threading.Thread(target=self._listen_to, args=(seat,), name=f"worker-{idx}", daemon=True).start()
 
@@ -307,6 +310,9 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
     def _patience(self) -> float:
         """Seconds without a sign of life after which a process hangs."""
         return max(HANG_BEATS * self._beat_seconds(), MINIMUM_HANG_SECONDS)
+
+    def _channels(self) -> list[Channel]:
+        return [seat.channel for seat in list(self._members.values())]
 
     def _serving_members(self) -> list[WorkerMember]:
         return [seat.member for seat in list(self._members.values()) if seat.ready]

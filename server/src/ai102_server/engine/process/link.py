@@ -50,7 +50,8 @@ class EngineLink:
         self.seconds: Final = seconds
         self._sessions: Final[weakref.WeakSet[RemoteSession]] = weakref.WeakSet()
         self.generation = 0
-        self.problem: str | None = "the engine process has not been reached yet"
+        # Until the first process is known to have ended, there is none: what cannot be opened says so itself.
+        self.problem: str | None = None
         threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
 
     def connect(self, seconds: float | None) -> Lane:
@@ -71,10 +72,14 @@ class EngineLink:
                 lane = self.connect(None)
                 lane.send({"do": "watch"})
                 lane.receive()
-                self._reopen()
+                if self.generation:
+                    self._reopen()
                 lane.receive()
-            except LaneError:
-                pass
+            except LaneError as error:
+                logger.debug("the engine process is gone", extra={"reason": str(error)})
+            except Exception:
+                # This thread must go on: without it nobody would notice the next end.
+                logger.exception("watching the engine process failed")
             self.generation += 1
             self.problem = "the engine process ended and is being started again"
             time.sleep(_AGAIN_SECONDS)
