@@ -18,8 +18,10 @@ from pathlib import Path
 from _console import CACHE, ROOT, Stopwatch, say
 
 LOGS = CACHE / "logs"
-LIMIT_SECONDS = 30 * 60
+LIMIT_SECONDS = 45 * 60
 PASSED = re.compile(r"\b(\d+) (?:tests )?passed\b")
+REASON = re.compile(r"^(?:E  |FAILED|ERROR|error:|fatal:|ended after|Traceback|\S*Error\b)|: error:|FAILED:|\[ERROR\]")
+REASONS_MAX = 15
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,19 @@ class Runner:
             say(f"{result.step.name:<28} {result.seconds:>8.0f}{'' if result.ok else '  FAILED'}")
         failed = self._total - sum(result.ok for result in self.results)  # what could not run has not passed
         passed = sum(result.tests or 1 for result in self.results if result.ok)
+        for result in self.results:
+            if not result.ok:
+                say(f"\nwhy {result.step.name} failed, from {result.step.log.relative_to(ROOT)}:")
+                say("\n".join(reasons(result.step.log.read_text(errors="replace"))))
         say(f"in {self._watch}, {self._total - failed} of {self._total} steps passed\n")
         say(f"{passed} passed, {failed} failed")
         return failed == 0
+
+
+def reasons(output: str) -> list[str]:
+    """Pick the lines of a log that say why its step failed; its last lines where none does."""
+    lines = [line.rstrip()[:300] for line in output.splitlines() if line.strip()]
+    return ([line for line in lines if REASON.search(line)] or lines)[-REASONS_MAX:]
 
 
 def _execute(words: list[str], env: dict[str, str], sink: int) -> bool:

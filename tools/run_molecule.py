@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 from _console import CACHE, ROOT, Failure, Stopwatch, apt_install, say
+from _steps import reasons
 
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
@@ -160,6 +161,7 @@ def main() -> None:
                 failed.append(outcome)
     for outcome in failed:
         say(f"\n--- the end of {outcome.log.relative_to(ROOT)} ---\n{_tail(outcome.log, 80)}")
+        say("--- why ---\n" + "\n".join(reasons(outcome.log.read_text(errors="replace"))))
     say(f"  {len(wanted) - len(failed)} passed, {len(failed)} failed")
     if failed:
         sys.exit(1)
