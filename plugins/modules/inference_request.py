@@ -77,6 +77,10 @@ options:
     description: Further request headers.
     type: dict
     default: {}
+  token:
+    description: Sent as a bearer token (RFC 6750), see P(ai102.inference.access_token#lookup).
+    type: str
+    default: ""
   timeout:
     description: Seconds for connecting and for each answer.
     type: float
@@ -190,11 +194,14 @@ def _unprepared(host: str, reason: str) -> Examination:
 
 def _run(module: AnsibleModule) -> Examination:
     params = module.params
+    headers = {name: str(value) for name, value in params["headers"].items()}
+    if params["token"]:
+        headers["Authorization"] = f"Bearer {params['token']}"
     tls = Tls(params["ca_path"], params["client_cert"], params["client_key"], params["server_hostname"])
     host = params["host"] or params["url"]
     try:
         golden = _golden(params)
-        client = V2Client(params["url"], tls, {k: str(v) for k, v in params["headers"].items()}, params["timeout"])
+        client = V2Client(params["url"], tls, headers, params["timeout"])
     except ssl.SSLError as e:
         return _unprepared(host, f"certificate, key or CA file is not usable: {e}")
     except OSError as e:
@@ -240,6 +247,7 @@ def main() -> None:
             "client_key": {"type": "path", "no_log": False},
             "server_hostname": {"type": "str"},
             "headers": {"type": "dict", "default": {}},
+            "token": {"type": "str", "default": "", "no_log": True},
             "timeout": {"type": "float", "default": 10.0},
             "retries": {"type": "int", "default": 0},
             "delay": {"type": "float", "default": 1.0},

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from access_kit import Site
 from ai102_server.cli import main
 from toolkit import (
     CLIENT_AUTH,
@@ -65,6 +66,19 @@ def test_check_looks_at_tls_files(
     config["listen"]["tls"] = tls
     assert main(["check", "--config", write(tmp_path / "c.yml", config)]) == 1
     assert f"client CA {empty} holds no usable certificate" in capsys.readouterr().err
+
+
+def test_check_reads_what_access_needs_and_leaves_the_state_alone(
+    base_config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = Site(tmp_path / "access")
+    state = tmp_path / "not-there-yet" / "state.sqlite"
+    path = write(tmp_path / "c.yml", {**base_config, "access": site.document(state=str(state))})
+    assert main(["check", "--config", path]) == 0
+    assert not state.parent.exists()
+    site.write_key("1.pem", site.key, b"no key")
+    assert main(["check", "--config", path]) == 1
+    assert "1.pem holds no key" in capsys.readouterr().err
 
 
 def test_mistakes_in_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

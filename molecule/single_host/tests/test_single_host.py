@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rolled_out import Load, Play, SiteHost, another_release
+from rolled_out import CA_BUNDLE, PROJECT, STATE, Load, Play, SiteHost, another_release
+
+HOST, NAME = "ai102-mol-single-host", "inference.single.test"
+MODEL = "/v2/models/file-type/infer"
+PASSWORD = "only-for-tests-1"
+ACCOUNTS = [
+    {"name": "alice", "role": "user", "password": PASSWORD},
+    {"name": "eve", "role": "viewer", "password": PASSWORD},
+]
+
+
+class Client:
+    """Asks the gateway as somebody outside does, over TLS that is verified."""
+
+    def __init__(self, host: SiteHost) -> None:
+        self._address = host.address
+        golden = json.loads((PROJECT / "roles/model_store/files/golden/file-type.json").read_text())
+        self.request: dict[str, Any] = golden["requests"][0]["request"]
+
+    def ask(self, method: str, path: str, body: object = None, token: str = "") -> tuple[int, dict[str, Any]]:
+        """Send one request; give the status and the body of the answer."""
+        connection = http.client.HTTPSConnection(NAME, timeout=20)
+        plain = socket.create_connection((self._address, 443), 20)
+        connection.sock = ssl.create_default_context(cafile=str(CA_BUNDLE)).wrap_socket(plain, server_hostname=NAME)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        payload = None if body is None else json.dumps(body)
+        connection.request(method, path, payload, {**headers, "Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.status, json.loads(response.read() or b"{}")
+        connection.close()
+        return answer
+
+    def log_in(self, name: str, password: str = PASSWORD) -> tuple[int, dict[str, Any]]:
+        """Ask for a token."""
+        return self.ask("POST", "/auth/token", {"username": name, "password": password})
 
 
 def test_a_new_release_fails_no_request(
@@ -22,6 +61,71 @@ def test_a_new_release_fails_no_request(
     assert figures["failed"] == 0, figures
     assert figures["requests"] > 100
     assert host.sh("readlink /opt/ai102/inference_server/current") != before
+
+
+def test_accounts_are_asked_for_from_the_moment_there_are_some(
+    hosts: dict[str, SiteHost], play: Play, tmp_path: Path
+) -> None:
+    host, client = hosts[HOST], Client(hosts[HOST])
+    assert client.ask("POST", MODEL, client.request)[0] == 200
+    assert client.log_in("alice")[0] == 404
+
+    def roll_out(accounts: list[dict[str, Any]], *more: str) -> Any:
+        file = tmp_path / "accounts.json"
+        file.write_text(json.dumps({"ai102_accounts": accounts}))
+        return play("--extra-vars", f"@{file}", *more)
+
+    refused = roll_out([{**ACCOUNTS[0], "rolle": "user"}])
+    assert refused.returncode != 0
+    assert not refused.changed
+    checked = roll_out(ACCOUNTS, "--check", "--diff", "--tags", "serving")
+    assert checked.returncode == 0, checked.output[-3000:]
+    assert client.ask("POST", MODEL, client.request)[0] == 200
+    assert not (STATE / "secrets/token_signing.key").exists()
+
+    played = roll_out(ACCOUNTS, "--diff")
+    assert played.returncode == 0, played.output[-3000:]
+    key = host.sh("cat /etc/ai102/access/keys/site.pem").splitlines()[1]
+    for secret in (PASSWORD, "$argon2id$", key):
+        assert secret not in played.output
+    assert host.sh("stat -c '%a %U %G' /etc/ai102/access/keys/site.pem /etc/ai102/access/accounts.yml") == (
+        "640 root ai102\n640 root ai102"
+    )
+
+    assert client.ask("POST", MODEL, client.request)[0] == 401
+    assert client.ask("GET", "/v2/health/ready")[0] == 200
+    assert client.log_in("alice", "wrong")[0] == 400
+    status, told = client.log_in("alice")
+    assert (status, told["role"]) == (200, "user")
+    assert client.ask("POST", MODEL, client.request, told["access_token"])[0] == 200
+    assert client.ask("POST", MODEL, client.request, told["access_token"][:-4] + "AAAA")[0] == 401
+    assert client.ask("POST", MODEL, client.request, client.log_in("eve")[1]["access_token"])[0] == 403
+    assert client.ask("GET", "/auth/jwks.json")[1]["keys"][0]["crv"] == "Ed25519"
+    # What the log says of a request has neither the token nor its owner's password.
+    lines = host.sh(
+        "journalctl --unit ai102-inference-server --output cat; cat /var/log/nginx/*.json /var/log/nginx/*.log"
+    )
+    assert told["access_token"] not in lines
+    assert PASSWORD not in lines
+
+    # An account that goes takes its tokens along, and the server is not restarted for it.
+    running = host.sh("systemctl show --property=ExecMainPID --value ai102-inference-server")
+    again = roll_out(ACCOUNTS[1:], "--tags", "serving")
+    assert again.returncode == 0, again.output[-3000:]
+    assert host.sh("systemctl show --property=ExecMainPID --value ai102-inference-server") == running
+    assert client.ask("POST", MODEL, client.request, told["access_token"])[0] == 401
+    assert not roll_out(ACCOUNTS[1:], "--tags", "serving").changed
+
+
+def test_without_accounts_everybody_may_ask_again(hosts: dict[str, SiteHost], play: Play) -> None:
+    client = Client(hosts[HOST])
+    assert play().returncode == 0
+    assert client.ask("POST", MODEL, client.request)[0] == 200
+    assert client.log_in("eve")[0] == 404
+    # The way back is to the release that asks for tokens, with the accounts that it had.
+    back = play(playbook="playbooks/rollback.yml")
+    assert back.returncode == 0, back.output[-3000:]
+    assert client.ask("POST", MODEL, client.request)[0] == 401
 
 
 def test_the_only_host_is_not_drained(hosts: dict[str, SiteHost], play: Play) -> None:

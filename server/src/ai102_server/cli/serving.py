@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,12 @@ def run_check(path: Path, *, as_json: bool) -> int:
 
     if config.listen.tls is not None:
         check_tls(config.listen.tls)
-    Access.load(config.access).close()
+    with tempfile.TemporaryDirectory(prefix="ai102-check-") as scratch:
+        # Not the server's own state file: who checks is often root, and would leave one that the server cannot open.
+        access = config.access
+        if access.state is not None:
+            access = replace(access, state=Path(scratch) / access.state.name)
+        Access.load(access).close()
     refs = tuple(ModelRef(item.name, item.version, item.path) for item in wanted_models(config))
     registry = load_registry(replace(config, models=refs))
     if as_json:

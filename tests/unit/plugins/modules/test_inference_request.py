@@ -94,6 +94,10 @@ def url(pki: Path) -> Iterator[str]:
         def do_POST(self) -> None:
             """Inference."""
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.headers["Authorization"] not in (None, "Bearer good"):
+                self.send_response(401)
+                self.end_headers()
+                return
             output = {"name": "y", "datatype": "FP32", "shape": [1], "data": [2 * body["inputs"][0]["data"][0]]}
             reply = json.dumps({"outputs": [output]}).encode()
             self.send_response(200)
@@ -153,6 +157,14 @@ def test_golden_answer_over_mutual_tls(run: Any) -> None:
     assert result["changed"] is False
     assert [c["status"] for c in result["checks"]] == ["pass"]
     assert result["responses"][0]["outputs"][0]["data"] == [2.0]
+
+
+def test_a_token_is_sent(run: Any) -> None:
+    assert run(token="good")["ok"] is True
+    refused = run(token="bad-token")
+    assert refused["ok"] is False
+    assert "401" in refused["msg"]
+    assert "bad-token" not in json.dumps(refused)
 
 
 def test_wrong_answer_fails_with_its_reason(run: Any) -> None:
