@@ -1,4 +1,4 @@
-"""Debian 13, whose modules do not build for its kernel: noticed before a restart, and everything is as it was."""
+"""Debian 13, whose open modules do not build for its kernel: noticed before a restart, and everything is as it was."""
 
 from __future__ import annotations
 
