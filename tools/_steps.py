@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +32,13 @@ class Step:
         name: Short name, of which the log's name is made.
         commands: Run one after the other; the first that fails ends the step.
         env: Additions to the environment.
+        after: Name of a step that must have ended, whatever became of it.
     """
 
     name: str
     commands: Sequence[Sequence[str | Path]]
     env: dict[str, str] = field(default_factory=dict)
+    after: str = ""
 
     @property
     def log(self) -> Path:
@@ -86,9 +88,17 @@ class Runner:
         """
         LOGS.mkdir(parents=True, exist_ok=True)
         before = len(self.results)
+        waiting = list(steps)
+        running: set[Future[None]] = set()
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            for future in as_completed([pool.submit(self._run, step) for step in steps]):
-                future.result()
+            while waiting or running:
+                names = {step.name for step in steps} - {result.step.name for result in self.results}
+                for step in [step for step in waiting if step.after not in names][: workers - len(running)]:
+                    waiting.remove(step)
+                    running.add(pool.submit(self._run, step))
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    future.result()
         return all(result.ok for result in self.results[before:])
 
     def _run(self, step: Step) -> None:

@@ -26,8 +26,7 @@ from _steps import reasons
 
 SCENARIOS = ROOT / "molecule"
 BASE = ROOT / ".config" / "molecule" / "config.yml"
-LONGEST = ("nvidia_driver", "container_runtime", "image")
-AFTER_A_BUILD = "upgrade_driver"  # finds in the compiler's cache what nvidia_driver has put there
+LONGEST = ("nvidia_driver", "upgrade_driver", "container_runtime", "image")
 CLIENTS = ("curl", "skopeo")  # programs of the control node with which scenarios ask hosts and send them images
 STEP = re.compile(r"^INFO\s+(?:\[(?P<a>[\w-]+) > (?P<b>\w+)\]|(?P<c>[\w-]+) ➜ (?P<d>\w+):) Executed: Successful")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -58,10 +57,6 @@ def all_scenarios() -> list[str]:
     """List the scenarios of the checkout: those that take longest first, then those with several hosts."""
     names = [path.parent.name for path in SCENARIOS.glob("*/molecule.yml")]
     names.sort(key=lambda name: (LONGEST.index(name) if name in LONGEST else len(LONGEST), -_size(name), name))
-    if AFTER_A_BUILD in names:
-        # Two at a time, nvidia_driver has ended when a third of them have.
-        names.remove(AFTER_A_BUILD)
-        names.insert(len(names) // 3 + 1, AFTER_A_BUILD)
     return names
 
 

@@ -23,6 +23,8 @@ VENV = ROOT / ".venv"
 TOOLS = ROOT / "tools"
 SECOND_COLUMN = "3.13"  # with the newest ansible-core of the lock; .venv has the oldest
 SITE = "site"
+# Builds of drivers need both processors, and find in the compiler's cache what the one before has put there.
+AFTER = {"upgrade_driver": "nvidia_driver"}
 BROWSER = ("chromium", "chromium-driver")
 DEMO_HOST = "ai102-demo-gateway1"
 
@@ -67,7 +69,11 @@ def main() -> None:
     else:
         say(f"there is no Python {SECOND_COLUMN} here: the newer ansible-core is left to the machines that have it")
     scenarios = {
-        name: Step(f"scenario {name}", [[python, TOOLS / "run_molecule.py", name]])
+        name: Step(
+            f"scenario {name}",
+            [[python, TOOLS / "run_molecule.py", name]],
+            after=f"scenario {AFTER[name]}" if name in AFTER else "",
+        )
         for name in run_molecule.all_scenarios()
     }
     site = [scenarios.pop(SITE)] if SITE in scenarios else []
