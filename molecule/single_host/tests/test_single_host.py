@@ -15,6 +15,15 @@ from rolled_out import CA_BUNDLE, PROJECT, STATE, Load, Play, SiteHost, another_
 HOST, NAME = "ai102-mol-single-host", "inference.single.test"
 MODEL = "/v2/models/file-type/infer"
 PASSWORD = "only-for-tests-1"
+MODELS = [
+    {"name": "file-type", "version": "1", "source": {"lock": "file-type"}},
+    {
+        "name": "text-line-orientation",
+        "version": "1",
+        "source": {"lock": "text-line-orientation"},
+        "serving": {"tags": ["tenant:acme"]},
+    },
+]
 ACCOUNTS = [
     {"name": "alice", "role": "user", "password": PASSWORD},
     {"name": "eve", "role": "viewer", "password": PASSWORD},
@@ -72,7 +81,7 @@ def test_accounts_are_asked_for_from_the_moment_there_are_some(
 
     def roll_out(accounts: list[dict[str, Any]], *more: str) -> Any:
         file = tmp_path / "accounts.json"
-        file.write_text(json.dumps({"ai102_accounts": accounts}))
+        file.write_text(json.dumps({"ai102_accounts": accounts, "ai102_models": MODELS}))
         return play("--extra-vars", f"@{file}", *more)
 
     refused = roll_out([{**ACCOUNTS[0], "rolle": "user"}])
@@ -100,6 +109,8 @@ def test_accounts_are_asked_for_from_the_moment_there_are_some(
     assert client.ask("POST", MODEL, client.request, told["access_token"])[0] == 200
     assert client.ask("POST", MODEL, client.request, told["access_token"][:-4] + "AAAA")[0] == 401
     assert client.ask("POST", MODEL, client.request, client.log_in("eve")[1]["access_token"])[0] == 403
+    # A model of a tenant: its golden answers were asked for with a token of that tenant, and others may not have any.
+    assert client.ask("GET", "/v2/models/text-line-orientation", token=told["access_token"])[0] == 403
     assert client.ask("GET", "/auth/jwks.json")[1]["keys"][0]["crv"] == "Ed25519"
     # What the log says of a request has neither the token nor its owner's password.
     lines = host.sh(
