@@ -31,6 +31,11 @@ def test_every_module_is_of_the_driver_for_the_kernel_and_signed(host: Host) -> 
             assert host.check_output(f"modinfo -F sig_hashalgo {path}") == "sha256"
 
 
+def test_the_compiler_s_cache_was_used(host: Host) -> None:
+    """Without it the builds of the scenarios take twice as long."""
+    assert host.check_output("ls /var/cache/ccache") != ""
+
+
 def test_dkms_says_so_too(host: Host) -> None:
     for kernel in _kernels(host):
         assert f"{_version(host)}, {kernel}, x86_64: installed" in host.check_output("dkms status")
