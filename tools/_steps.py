@@ -33,12 +33,14 @@ class Step:
         commands: Run one after the other; the first that fails ends the step.
         env: Additions to the environment.
         after: Name of a step that must have ended, whatever became of it.
+        detail: Where its commands write more than they print; of use when the step was ended for its time.
     """
 
     name: str
     commands: Sequence[Sequence[str | Path]]
     env: dict[str, str] = field(default_factory=dict)
     after: str = ""
+    detail: Path | None = None
 
     @property
     def log(self) -> Path:
@@ -138,6 +140,9 @@ class Runner:
             if not result.ok:
                 say(f"\nwhy {result.step.name} failed, from {result.step.log.relative_to(ROOT)}:")
                 say("\n".join(reasons(result.step.log.read_text(errors="replace"))))
+                if result.step.detail is not None and result.step.detail.exists():
+                    say(f"and the end of {result.step.detail.relative_to(ROOT)}:")
+                    say("\n".join(reasons(result.step.detail.read_text(errors="replace"))))
         say(f"in {self._watch}, {self._total - failed} of {self._total} steps passed\n")
         say(f"{passed} passed, {failed} failed")
         return failed == 0

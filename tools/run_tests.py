@@ -53,7 +53,7 @@ def main() -> None:
     import lint
     import run_molecule
     import unit
-    from _steps import Runner, Step
+    from _steps import LOGS, Runner, Step
 
     python = sys.executable
     quick = [
@@ -73,6 +73,7 @@ def main() -> None:
             f"scenario {name}",
             [[python, TOOLS / "run_molecule.py", name]],
             after=f"scenario {AFTER[name]}" if name in AFTER else "",
+            detail=LOGS / f"molecule-{name}.log",
         )
         for name in run_molecule.all_scenarios()
     }
