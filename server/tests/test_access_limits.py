@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
@@ -103,6 +104,100 @@ def test_never_more_than_burst_and_rate_allow(pauses: list[float], burst: int, r
         assert taken >= min(burst, len(pauses))
 
 
+def count_locks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Locks that processes share, as they are taken."""
+    taken: list[int] = []
+    lockf = fcntl.lockf
+
+    def counted(descriptor: int, command: int, length: int = 0, start: int = 0) -> None:
+        if command == fcntl.LOCK_EX:
+            taken.append(start)
+        lockf(descriptor, command, length, start)
+
+    monkeypatch.setattr(fcntl, "lockf", counted)
+    return taken
+
+
+def test_a_high_rate_does_not_ask_other_processes_each_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = table()
+    taken = count_locks(monkeypatch)
+    key, limit = shared.key("uma", anonymous=False), Limit(1000.0, 1600, 3)
+    slot = 0
+    for _ in range(100):
+        slot, _ = shared.take(key, limit, slot)
+        shared.release(slot)
+    # Tokens for 50 ms each time.
+    assert len(taken) == 2
+    # What is in flight is counted without asking them, too, and refused all the same.
+    slots = [shared.take(key, limit, slot)[0] for _ in range(5)]
+    assert slots == [slot] * 3 + [REFUSED] * 2
+    assert shared.inflight(key) == 3
+    # A low rate is counted exactly, in one place.
+    del taken[:]
+    key, limit = shared.key("eve", anonymous=False), Limit(10.0, 1600)
+    for _ in range(5):
+        slot, _ = shared.take(key, limit, slot)
+    assert len(taken) == 5
+    # Tokens that nobody wanted are lost after a second, and then given anew by the bucket.
+    key, limit = shared.key("ann", anonymous=False), Limit(100.0, 160)
+    slot, _ = shared.take(key, limit)
+    assert shared._leases[key].tokens == 4
+    clock.now += 1
+    del taken[:]
+    assert shared.take(key, limit, slot)[0] == slot
+    assert len(taken) == 1
+    clock.now += 2
+    shared.reclaim()
+    assert not shared._leases
+    # Never more than a sixteenth of the burst, however high the rate.
+    key = shared.key("bob", anonymous=False)
+    shared.take(key, Limit(10000.0, 48))
+    assert shared._leases[key].tokens == 2
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.2, allow_nan=False), st.integers(0, 60), st.booleans()), min_size=1, max_size=30),
+    st.integers(1, 300),
+    st.floats(1, 2000),
+)
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_what_two_processes_take_in_advance_is_never_more(
+    steps: list[tuple[float, int, bool]], burst: int, rate: float
+) -> None:
+    clock = Clock()
+    with mock.patch.object(module, "time", clock):
+        mine = table()
+        key, limit, taken = mine.key("x", anonymous=False), Limit(rate, burst), 0
+        leases: list[Any] = [{}, {}]
+        for pause, count, other in steps:
+            clock.now += pause
+            # The table is shared; what was taken in advance is each process's own.
+            mine._leases = leases[other]
+            taken += sum(mine.take(key, limit)[0] != REFUSED for _ in range(count))
+            assert taken <= burst + (clock.now - 1000.0) * rate + 1e-6
+        # Alone, a process gets all there is.
+        clock.now += 2 * burst / rate
+        assert sum(mine.take(key, limit)[0] != REFUSED for _ in range(burst)) == burst
+
+
+def test_a_slot_that_another_subject_has_by_now_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = table()
+    key, limit = shared.key("uma", anonymous=False), Limit(1000.0, 1600, 2)
+    slot, _ = shared.take(key, limit)
+    enter = shared._enter
+
+    def taken_away(where: int, most: int) -> bool:
+        shared._keys[slot] = 1
+        monkeypatch.undo()
+        return enter(where, most)
+
+    shared.release(slot)
+    monkeypatch.setattr(shared, "_enter", taken_away)
+    found, _ = shared.take(key, limit, slot)
+    assert found not in {slot, REFUSED}
+    assert (shared._inflight[slot], shared._inflight[found]) == (0, 1)
+
+
 def test_subjects_do_not_disturb_each_other() -> None:
     shared = table(4096)
     limit = Limit(1.0, 1)
@@ -193,7 +288,9 @@ def test_when_a_bucket_will_be_full_is_known(clock: Clock) -> None:
 
 
 def test_the_table_is_large_enough() -> None:
-    assert [SharedTable(count)._sets for count in (1, 32, 33, 64, 65, 4096)] == [2, 2, 4, 4, 6, 256]
+    tables = [SharedTable(count) for count in (1, 32, 33, 64, 65, 4096)]
+    assert [shared._sets for shared in tables] == [2, 2, 4, 4, 6, 256]
+    assert [len(shared._inflight) for shared in tables] == [shared._sets * WAYS * ROWS for shared in tables]
 
 
 # In flight ----------------------------------------------------------------------------------------------------------
@@ -274,8 +371,6 @@ def test_a_new_process_clears_the_row_of_the_dead_one() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_process_that_dies_with_the_lock_blocks_nobody() -> None:
-    import fcntl
-
     shared = table()
     key = shared.key("uma", anonymous=False)
 

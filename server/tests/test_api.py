@@ -4,18 +4,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
 import pytest
 from werkzeug.test import Client as WsgiClient
 
-from ai102_server.api import create_app, create_wsgi
+from ai102_server.api import Application, create_app
+from ai102_server.api.inference import InferenceEndpoint, Reply
 from ai102_server.config import parse_config
 from ai102_server.engine import load_registry
-from ai102_server.engine.batching import Turn
+from ai102_server.engine.batching import Batcher
 from ai102_server.errors import RequestError
 from ai102_server.service import Service
 from test_codec import VALUES, raw
@@ -42,10 +47,48 @@ def service(shared: Service) -> Iterator[Service]:
     service.close()
 
 
-@pytest.fixture(params=["flask", "wsgi"])
+class LikeGranian:
+    """An application of WSGI around what Granian calls. Granian's own part: ``test_serving``."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        answers: list[tuple[int, list[tuple[str, str]], bytes]] = []
+        done = threading.Event()
+
+        class Protocol:
+            def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+                answers.append((status, headers, body))
+                done.set()
+
+            def response_iter(self, status: int, headers: list[tuple[str, str]], body: Any) -> None:
+                parts = []
+                with contextlib.suppress(StopIteration):
+                    while True:
+                        parts.append(body.__next__())
+                self.response_bytes(status, headers, b"".join(parts))
+
+        self.application.granian(Protocol(), environ)
+        assert done.wait(10)
+        [(status, headers, body)] = answers
+        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
+        return [body]
+
+
+@pytest.fixture(params=["flask", "wsgi", "granian"])
 def client(service: Service, request: pytest.FixtureRequest) -> Client:
-    """The Flask application alone, and as the server runs it, with a short way for inference."""
-    return create_app(service).test_client() if request.param == "flask" else WsgiClient(create_wsgi(service))
+    """The Flask application alone; with the short way for inference; and as the server runs it."""
+    if request.param == "flask":
+        return create_app(service).test_client()
+    application = Application(service)
+    return WsgiClient(application if request.param == "wsgi" else LikeGranian(application))
+
+
+def batcher(service: Service) -> Batcher:
+    found = service.registry.get_ready("doubling", None).run
+    assert found is not None
+    return found
 
 
 def post(client: Client, path: str, document: object, **headers: str) -> Any:
@@ -200,16 +243,50 @@ def test_cut_off_body(client: Client) -> None:
     assert response.json["error"] == "the body ended after 2 of 50 bytes"
 
 
-def test_faults_do_not_leak(client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_faults_do_not_leak(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_arguments: object) -> Any:
         raise RuntimeError("secret 12.5")
 
-    monkeypatch.setattr(Turn, "__call__", fail)
+    monkeypatch.setattr(batcher(service), "_run", fail)
     response = post(client, INFER, doubling_request(), **{"X-Request-ID": "abc"})
     assert response.status_code == 500
     assert response.json == {"error": "internal error; the server's log has the details"}
     record = next(record for record in caplog.records if record.exc_info)
     assert record.request_id == "abc"  # type: ignore[attr-defined]
+    assert service.admission.inflight == 0
+
+
+def test_faults_of_the_answer_do_not_leak(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What a run gave has another shape than anything that can be encoded.
+    monkeypatch.setattr(batcher(service), "_run", lambda _inputs, outputs: [object() for _ in outputs])
+    response = post(client, INFER, doubling_request())
+    assert response.status_code == 500
+    assert response.json == {"error": "internal error; the server's log has the details"}
+    assert any(record.exc_info for record in caplog.records)
+    assert service.admission.inflight == 0
+    monkeypatch.undo()
+    assert post(client, INFER, doubling_request()).status_code == 200
+
+
+def test_an_answer_that_cannot_be_sent_harms_nobody(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    endpoint = InferenceEndpoint(service)
+    sent: list[Reply] = []
+
+    def send(reply: Reply) -> None:
+        sent.append(reply)
+        raise OSError("gone")
+
+    body = json.dumps(doubling_request()).encode()
+    environ = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    endpoint.submit(environ, "doubling", None, "abc", send)
+    # Once, and not again because that failed.
+    assert [reply.status for reply in sent] == [200]
+    assert "an answer cannot be sent" in caplog.text
+    assert service.admission.inflight == 0
 
 
 def test_faults_outside_of_inference_do_not_leak(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,12 +296,12 @@ def test_faults_outside_of_inference_do_not_leak(client: Client, monkeypatch: py
     assert response.json == {"error": "internal error; the server's log has the details"}
 
 
-def test_what_the_model_refuses_is_the_clients_mistake(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Turn, _inputs: object, outputs: Any, deadline: float | None) -> Any:
-        return original(self, {"x": np.zeros((1, 3), np.float64)}, outputs, deadline)
-
-    original = Turn.__call__
-    monkeypatch.setattr(Turn, "__call__", refuse)
+def test_what_the_model_refuses_is_the_clients_mistake(
+    client: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = batcher(service)._run
+    wrong = {"x": np.zeros((1, 3), np.float64)}
+    monkeypatch.setattr(batcher(service), "_run", lambda _inputs, outputs: original(wrong, outputs))
     response = post(client, INFER, doubling_request())
     assert response.status_code == 400
     assert "the model does not take these inputs" in response.json["error"]
@@ -255,8 +332,9 @@ def test_metrics(client: Client, service: Service) -> None:
     assert 'ai102_model_ready{model="broken",version="1"} 0.0' in text
     assert 'ai102_model_info{model="doubling",provider="CPUExecutionProvider",release="r1"' in text
     assert "process_resident_memory_bytes" in text
-    with service.admission:
-        assert "ai102_inflight_requests 1.0" in client.get("/metrics").text
+    service.admission.enter()
+    assert "ai102_inflight_requests 1.0" in client.get("/metrics").text
+    service.admission.leave()
 
 
 def lines(service: Service, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -268,7 +346,7 @@ def lines(service: Service, capfd: pytest.CaptureFixture[str]) -> list[dict[str,
 
 def test_access_log(capfd: pytest.CaptureFixture[str], shared: Service) -> None:
     service = Service(shared.config, registry=shared.registry)
-    client = WsgiClient(create_wsgi(service))
+    client = WsgiClient(Application(service))
     post(client, INFER, doubling_request([[123.25, 2, 3]]), **{"X-Request-ID": "abc"})
     post(client, INFER, b'{"payload')
     good, bad = lines(service, capfd)

@@ -16,7 +16,8 @@ import pytest
 from ai102_server.codec import DATATYPES, TensorSpec
 from ai102_server.codec.datatypes import Array
 from ai102_server.config import Batching
-from ai102_server.engine.batching import Batcher, BatchingPlan, Outcome, QueueLimits
+from ai102_server.engine import batching
+from ai102_server.engine.batching import Batcher, BatchingPlan, Outcome, Question, QueueLimits
 from ai102_server.engine.planning import plan_batching
 from ai102_server.errors import RequestError
 
@@ -178,6 +179,44 @@ def test_one_bad_request_does_not_spoil_the_others() -> None:
     assert people.batcher(row(3), ["y"]).outputs[0].tolist() == [[6, 6]]
 
 
+def test_rows_that_a_model_leaves_out_are_nobody_elses() -> None:
+    engine = Engine()
+
+    def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        # As a detector does: only what is large enough comes out.
+        return [array[array[:, 0] > 2] for array in engine(inputs, outputs)]
+
+    people = Crowd(Batcher(run, BatchingPlan(8), 1, QueueLimits()))
+    first = held(engine, people)
+    small, large = people.ask(row(1)), people.ask(row(5))
+    engine.gate.set()
+    assert first.result(5)
+    assert small.result(5).outputs[0].tolist() == []
+    assert large.result(5).outputs[0].tolist() == [[10, 10]]
+
+
+def test_a_slot_is_not_lost_when_no_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine()
+    people = crowd(engine, BatchingPlan(), seconds=0.5)
+    first = held(engine, people)
+    waits = people.ask(row(1))
+
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    engine.gate.set()
+    assert first.result(5)
+    with pytest.raises(RequestError, match="busy"):
+        waits.result(5)
+    assert "no thread can be started" in caplog.text
+    assert people.batcher(row(2), ["y"]).outputs[0].tolist() == [[4, 4]]
+    monkeypatch.undo()
+    assert people.batcher._idle == 1
+
+
 def test_so_many_run_at_a_time() -> None:
     engine = Engine()
     people = crowd(engine, BatchingPlan(), slots=3)
@@ -194,52 +233,165 @@ def test_so_many_run_at_a_time() -> None:
 WHOLE = BatchingPlan(slot="whole")
 
 
-def test_a_whole_turn_waits_for_a_slot_before_anything_is_decoded() -> None:
+class Asker:
+    """A request that notes when it is decoded, what became of it, and on which thread."""
+
+    def __init__(self, value: float, deadline: float | None = None, *, late: float | None = None) -> None:
+        self.value = value
+        self.deadline = deadline
+        self.late = late
+        self.decoded: list[float] = []
+        self.told: Future[Outcome] = Future()
+        self.thread = 0
+
+    def ask(self) -> Question:
+        self.decoded.append(self.value)
+        if self.value == 13:
+            raise ZeroDivisionError
+        return Question(row(self.value), ["y"], self.late or self.deadline)
+
+    def answer(self, outcome: Outcome) -> None:
+        self.thread = threading.get_ident()
+        self.told.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        self.told.set_exception(error)
+
+
+def submit(batcher: Batcher, *askers: Asker) -> None:
+    for asker in askers:
+        batcher.submit(asker)
+
+
+@pytest.mark.parametrize("plan", [WHOLE, BatchingPlan(), BatchingPlan(4)])
+def test_those_who_wait_hold_no_thread(plan: BatchingPlan) -> None:
+    engine = Engine()
+    people = crowd(engine, plan)
+    first = held(engine, people)
+    before = set(threading.enumerate())
+    askers = [Asker(value) for value in range(20, 50)]
+    submit(people.batcher, *askers)
+    assert people.batcher.waiting == 30
+    # Those of other tests may end meanwhile.
+    assert set(threading.enumerate()) <= before
+    engine.gate.set()
+    for asker in askers:
+        outcome = asker.told.result(5)
+        assert outcome.outputs[0][0, 0] == 2 * asker.value
+        assert outcome.queued > 0
+    assert first.result(5).queued == 0
+    assert threading.get_ident() not in {asker.thread for asker in askers}
+    # Two helpers take turns where the next run begins while answers are encoded.
+    assert len({asker.thread for asker in askers}) <= (1 if plan is WHOLE else 2)
+    wait_until(lambda: people.batcher._idle == 1)
+    assert engine.most == 1
+
+
+def test_what_needs_a_slot_as_a_whole_is_not_decoded_before() -> None:
     engine = Engine()
     people = crowd(engine, WHOLE, slots=2)
-    decoded: list[int] = []
-
-    def ask(value: int) -> Array:
-        with people.batcher.turn() as run:
-            decoded.append(value)
-            return run(row(value), ["y"], None).outputs[0]
-
     engine.gate.clear()
-    futures = [people.pool.submit(ask, value) for value in range(9)]
-    wait_until(lambda: people.batcher.waiting == 7)
-    assert len(decoded) == engine.running == 2
+    askers = [Asker(value) for value in range(9)]
+    for asker in askers:
+        people.pool.submit(people.batcher.submit, asker)
+    wait_until(lambda: people.batcher.waiting == 7 and engine.running == 2)
+    assert sum(len(asker.decoded) for asker in askers) == 2
     engine.gate.set()
-    assert [future.result(5)[0, 0] for future in futures] == [2.0 * value for value in range(9)]
+    assert [asker.told.result(5).outputs[0][0, 0] for asker in askers] == [2.0 * value for value in range(9)]
     assert engine.most == 2
-    assert people.batcher._idle == 2
+    wait_until(lambda: people.batcher._idle == 2)
 
 
-def test_a_whole_turn_that_fails_gives_its_slot_back() -> None:
-    people = crowd(Engine(), WHOLE)
-    with pytest.raises(ZeroDivisionError), people.batcher.turn():
-        raise ZeroDivisionError
+@pytest.mark.parametrize("plan", [WHOLE, BatchingPlan(), BatchingPlan(4), BatchingPlan(slot="nothing")])
+def test_what_fails_is_told_and_gives_its_slot_back(plan: BatchingPlan) -> None:
+    engine = Engine()
+    people = crowd(engine, plan)
+    for _ in range(2):
+        undecodable, fails = Asker(13), Asker(-1)
+        submit(people.batcher, undecodable, fails)
+        with pytest.raises(ZeroDivisionError):
+            undecodable.told.result(5)
+        with pytest.raises(ValueError, match="minus one"):
+            fails.told.result(5)
+        assert people.batcher._idle == 1
+    # The same for those who waited.
+    first = held(engine, people)
+    askers = [Asker(13), Asker(-1), Asker(2)]
+    for asker in askers:
+        people.pool.submit(people.batcher.submit, asker)
+    engine.gate.set()
+    assert first.result(5)
+    with pytest.raises(ZeroDivisionError):
+        askers[0].told.result(5)
     with pytest.raises(ValueError, match="minus one"):
-        people.batcher(row(-1), ["y"])
-    assert people.batcher._idle == 1
+        askers[1].told.result(5)
+    assert askers[2].told.result(5).outputs[0][0, 0] == 4
+    wait_until(lambda: people.batcher._idle == 1)
 
 
-def test_a_whole_turn_is_refused_when_the_queue_is_full_or_the_deadline_passes() -> None:
+def test_a_whole_request_is_refused_when_the_queue_is_full_or_the_deadline_passes() -> None:
     engine = Engine()
     people = crowd(engine, WHOLE, length=1)
     first = held(engine, people)
-    with pytest.raises(RequestError, match="deadline") as late, people.batcher.turn(time.monotonic() + 0.05):
-        pytest.fail("it had no slot")
-    assert late.value.status == 504
-    second = people.ask(row(1))
-    with pytest.raises(RequestError, match="busy") as full, people.batcher.turn():
-        pytest.fail("it had no slot")
-    assert full.value.status == 503
+    late = Asker(1, time.monotonic() + 0.05)
+    submit(people.batcher, late)
+    with pytest.raises(RequestError, match="deadline") as caught:
+        late.told.result(5)
+    assert (caught.value.status, late.decoded) == (504, [])
+    second, third = Asker(1), Asker(1)
+    submit(people.batcher, second, third)
+    with pytest.raises(RequestError, match="busy") as full:
+        third.told.result(0)
+    assert (full.value.status, third.decoded) == (503, [])
     engine.gate.set()
     assert first.result(5).queued == 0
-    assert second.result(5).queued > 0
-    with pytest.raises(RequestError, match="deadline"), people.batcher.turn() as run:
-        run(row(1), ["y"], time.monotonic() - 1)
+    assert second.told.result(5).queued > 0
+    wait_until(lambda: people.batcher._idle == 1)
+    # A deadline that only the body tells.
+    told_late = Asker(1, late=time.monotonic() - 1)
+    submit(people.batcher, told_late)
+    with pytest.raises(RequestError, match="deadline"):
+        told_late.told.result(5)
     assert people.batcher._idle == 1
+
+
+def test_helpers_end_when_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_REST_SECONDS", 0.1)
+    engine = Engine()
+    people = crowd(engine, WHOLE, slots=3)
+
+    # Those of other tests still rest.
+    before = set(threading.enumerate())
+
+    def helpers() -> int:
+        return sum(thread.name == "batch-helper" for thread in set(threading.enumerate()) - before)
+
+    for _ in range(3):
+        engine.gate.clear()
+        askers = [Asker(value) for value in range(9)]
+        for asker in askers:
+            people.pool.submit(people.batcher.submit, asker)
+        wait_until(lambda: people.batcher.waiting == 6)
+        engine.gate.set()
+        for asker in askers:
+            asker.told.result(5)
+        assert 1 <= helpers() <= 6
+        wait_until(lambda: helpers() == 0)
+        assert people.batcher._idle == 3
+        assert people.batcher._resting == []
+
+
+def test_the_timekeeper_survives(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    people = crowd(engine, BatchingPlan(), seconds=0.05)
+    other = crowd(Engine(), BatchingPlan())
+    monkeypatch.setattr(other.batcher, "expire", lambda _now: 1 / 0)
+    held(engine, people)
+    for _ in range(3):
+        with pytest.raises(RequestError, match="busy"):
+            people.batcher(row(1), ["y"])
+    assert "cannot be looked after" in caplog.text
+    engine.gate.set()
 
 
 def test_what_needs_no_slot_runs_at_once() -> None:
@@ -321,7 +473,7 @@ def test_a_storm() -> None:
 
     assert all(people.pool.map(ask, range(2000)))
     assert engine.most <= 2
-    assert people.batcher._idle == 2
+    wait_until(lambda: people.batcher._idle == 2)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -76,6 +76,14 @@ def test_check_reads_what_access_needs_and_leaves_the_state_alone(
     path = write(tmp_path / "c.yml", {**base_config, "access": site.document(state=str(state))})
     assert main(["check", "--config", path]) == 0
     assert not state.parent.exists()
+    document = {**base_config, "access": site.document(state=str(state)), "models": []}
+    assert main(["check", "--access", "--config", write(tmp_path / "a.yml", document)]) == 0
+    site.accounts[0]["role"] = "no-role"
+    site.write_accounts()
+    assert main(["check", "--access", "--config", path]) == 1
+    assert "has the role 'no-role', which policy does not know" in capsys.readouterr().err
+    site.accounts[0]["role"] = "admin"
+    site.write_accounts()
     site.write_key("1.pem", site.key, b"no key")
     assert main(["check", "--config", path]) == 1
     assert "1.pem holds no key" in capsys.readouterr().err

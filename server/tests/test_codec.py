@@ -113,7 +113,7 @@ def test_output(datatype: str, binary: bool) -> None:
     response = encode_response("m", "1", request, [array], {"x": spec(datatype)})
     length = response.header_length if binary else len(response.body)
     document = json.loads(response.body[:length])
-    assert document["model_name"] == "m"
+    assert (document["model_name"], document["model_version"]) == ("m", "1")
     assert document["id"] == "id-1"
     (output,) = document["outputs"]
     assert (output["name"], output["shape"], output["datatype"]) == ("x", [2, 2], datatype)
@@ -296,6 +296,7 @@ def test_refuses_surplus_bytes() -> None:
     ("tail", "expected"),
     [
         (b"\x01\x00\x00", "the length of element 0 is cut off"),
+        (b"\x01\x00\x00\x00a\x01\x00\x00", "the length of element 1 is cut off"),
         (b"\x02\x00\x00\x00a", "element 0 is cut off"),
         (b"\xff\xff\xff\xffa", "element 0 is cut off"),
         (b"\x01\x00\x00\x00a", "has 1 elements, its shape says 2"),
@@ -313,6 +314,18 @@ def test_refuses_binary_booleans_that_are_none() -> None:
     item = tensor(datatype="BOOL", data=..., parameters={"binary_data_size": 4})
     with pytest.raises(RequestError, match="bytes other than 0 and 1"):
         decode_binary({"inputs": [item]}, b"\x00\x01\x02\x00", spec("BOOL"))
+
+
+@pytest.mark.parametrize("datatype", ["INT32", "FP32", "BOOL", "BYTES"])
+def test_no_elements(datatype: str) -> None:
+    item = tensor(datatype=datatype, shape=[0], data=[])
+    assert decode({"inputs": [item]}, spec(datatype, (-1,))).inputs["x"].shape == (0,)
+
+
+def test_an_empty_text_at_the_end() -> None:
+    tail = raw("BYTES", ["ab", ""])
+    item = tensor(datatype="BYTES", shape=[2], data=..., parameters={"binary_data_size": len(tail)})
+    assert decode_binary({"inputs": [item]}, tail, spec("BYTES", (-1,))).inputs["x"].tolist() == ["ab", ""]
 
 
 def test_messages_do_not_carry_payloads_back() -> None:
@@ -345,6 +358,18 @@ def test_arrays_in_any_layout() -> None:
             assert response.body[response.header_length :] == raw("FP32", [0, 3, 1, 4, 2, 5])
         else:
             assert json.loads(response.body)["outputs"][0]["data"] == [0, 3, 1, 4, 2, 5]
+
+
+def test_arrays_of_another_byte_order_and_text_of_both_kinds() -> None:
+    request = InferRequest(None, {}, (OutputRequest("x", True),))
+    array = np.array([[1.5, -2.0]], dtype=">f4")
+    response = encode_response("m", "1", request, [array], {"x": spec(shape=(1, 2))})
+    assert response.body[response.header_length :] == raw("FP32", [1.5, -2.0])
+    mixed = np.array([b"\xff", "b"], dtype=object)
+    request = InferRequest(None, {}, (OutputRequest("x", False),))
+    response = encode_response("m", "1", request, [mixed], {"x": spec("BYTES", (-1,))})
+    (output,) = json.loads(response.body)["outputs"]
+    assert output["data"] == ["/w==", "Yg=="]
 
 
 def test_what_json_cannot_carry_is_null() -> None:

@@ -291,7 +291,16 @@ def test_empty_tensors_are_bounded() -> None:
     for shape in ([0, 2**60], [2**40, 0], [0, 5000, 5000], [2**63 - 1, 0]):
         item = tensor(shape=shape, data=[])
         assert "is too large all the same" in refusal({"inputs": [item]}, spec(shape=(-1,) * len(shape)))
-    assert decode({"inputs": [tensor(shape=[0, 1000], data=[])]}, spec(shape=(-1, -1))).inputs["x"].shape == (0, 1000)
+    for columns in (1000, 1 << 24):
+        item = tensor(shape=[0, columns], data=[])
+        assert decode({"inputs": [item]}, spec(shape=(-1, -1))).inputs["x"].shape == (0, columns)
+    item = tensor(shape=[0, (1 << 24) + 1], data=[])
+    assert "is too large all the same" in refusal({"inputs": [item]}, spec(shape=(-1, -1)))
+
+
+def test_errors_show_no_more_than_a_piece_of_what_was_sent() -> None:
+    for length, shown in ((58, f"'{'a' * 58}'"), (59, f"'{'a' * 59}…")):
+        assert refusal({"inputs": [{"name": "a" * length}]}).startswith(f"unknown input {shown};")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +354,9 @@ def test_batches() -> None:
     assert decode_with(document, max_batch=2).inputs["x"].shape == (2, 2)
     message = refusal_with(document, max_batch=1)
     assert message == "input 'x' has a batch of 2; this model takes at most 1"
+    # Whatever the other axes are.
+    wide = {"inputs": [tensor(shape=[1, 4])]}
+    assert decode_with(wide, spec(shape=(-1, -1)), max_batch=1).inputs["x"].shape == (1, 4)
     # The first axis is no batch when the model fixes it.
     assert decode_with(document, spec(shape=(2, 2)), max_batch=1)
     scalar = {"inputs": [tensor(shape=[], data=[1])]}

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from ai102_server.config import Execution, ModelRef, parse_config
 from ai102_server.engine import Admission, LoadedModel, Loader, ModelSession, Registry, load_registry
-from ai102_server.errors import ModelError, RequestError
+from ai102_server.errors import RequestError
 from toolkit import DOUBLING_GOLDEN, Signer, doubling_model, doubling_request, echo_model, save_model
 
 CPU = Execution()
@@ -204,13 +204,14 @@ def test_versions() -> None:
 
 def test_admission() -> None:
     admission = Admission(2)
-    with admission, admission:
-        with pytest.raises(RequestError) as caught, admission:
-            pass
-        assert caught.value.status == 503
-        assert caught.value.retry_after == 1
-        assert admission.inflight == 2
-    assert admission.inflight == 0
-    with pytest.raises(ModelError), admission:
-        raise ModelError("released after an error too")
-    assert admission.inflight == 0
+    admission.enter()
+    admission.enter()
+    with pytest.raises(RequestError) as caught:
+        admission.enter()
+    assert caught.value.status == 503
+    assert caught.value.retry_after == 1
+    assert admission.inflight == 2
+    admission.leave()
+    assert admission.inflight == 1
+    admission.enter()
+    assert admission.inflight == 2

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -133,10 +135,20 @@ def test_a_connection_without_memory_is_refused(listener: socket.socket) -> None
 # --------------------------------------------------------------------------------------------------------------------
 # The two ends
 # --------------------------------------------------------------------------------------------------------------------
+def serve(host: EngineHost, listener: socket.socket) -> None:
+    """In a thread, until the test has ended and the listener is closed."""
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            host.serve(listener)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
 @pytest.fixture
 def host(listener: socket.socket, base_config: dict[str, Any]) -> EngineHost:
     host = EngineHost(parse_config(base_config), 0)
-    threading.Thread(target=host.serve, args=(listener,), daemon=True).start()
+    serve(host, listener)
     return host
 
 
@@ -179,7 +191,7 @@ def test_it_runs_as_many_at_a_time_as_all_workers_would(
     monkeypatch.setattr("ai102_server.config.processors", lambda: 6)
     config = {key: value for key, value in base_config.items() if key != "threads"}
     host = EngineHost(parse_config({**config, "workers": 3}), 0)
-    threading.Thread(target=host.serve, args=(listener,), daemon=True).start()
+    serve(host, listener)
     session = EngineLink(listener.getsockname(), 5).open(ref(packages, "doubling"), sha256(packages, "doubling"))
     assert session.reason is None
     (place,) = host._places.values()
@@ -203,6 +215,39 @@ def test_lanes_to_a_process_that_ended_are_not_used(
     link.generation += 1
     assert session.run(inputs, ["total"])[0].tolist() == [12.0]
     assert session._idle[0][1] is not idle
+    wait_until(lambda: host.lanes == 2)
+
+
+def test_what_a_process_had_not_read_when_it_ended_is_asked_of_the_next(
+    listener: socket.socket, base_config: dict[str, Any], packages: Signer
+) -> None:
+    link = EngineLink(listener.getsockname(), 5)
+    watch = Lane.accept(listener.accept()[0])
+    watch.receive()
+    specs = {"inputs": [["x", "FP32", [-1, 3]]], "outputs": [["total", "FP32", [-1]]]}
+
+    def ends_before_it_reads(times: int) -> None:
+        for _ in range(times):
+            lane = Lane.accept(listener.accept()[0])
+            lane.receive()
+            lane.send({"reason": None, "provider": "CPUExecutionProvider", **specs})
+            select.select([lane._socket], [], [], 5)
+            lane.close()
+        # Now one that ends before it has read what model is wanted.
+        lane = Lane.accept(listener.accept()[0])
+        select.select([lane._socket], [], [], 5)
+        lane.close()
+
+    dying = threading.Thread(target=ends_before_it_reads, args=(2,))
+    dying.start()
+    session = link.open(ref(packages, "doubling"), sha256(packages, "doubling"))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(session.run, {"x": np.array([[1, 2, 3]], np.float32)}, ["total"])
+        dying.join(10)
+        host = EngineHost(parse_config(base_config), 0)
+        serve(host, listener)
+        assert asked.result(10)[0].tolist() == [12.0]
+    watch.close()
     wait_until(lambda: host.lanes == 2)
 
 
@@ -323,7 +368,9 @@ def test_a_dead_engine_process_is_replaced_and_the_workers_stay(start: Start, co
     assert asked.answer is not None
     assert asked.answer.status == 503
     assert asked.answer.headers["Retry-After"] == "1"
-    # Those that come while it is started again wait for it.
+    # Those that come while it is started again wait for it. Until all its threads have ended, one of them may still
+    # read a request.
+    wait_until(lambda: "an engine process ended" in server.log)
     answer = server.request("POST", INFER, doubling_request())
     assert answer.status == 200, answer.body
     wait_until(lambda: server.request("GET", "/v2/health/ready").status == 200)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,18 @@ def test_limits_the_body(start: Start, base_config: dict[str, Any]) -> None:
     assert connection.getresponse().status == 200
     connection.close()
     assert server.request("POST", INFER, doubling_request()).status == 200
+
+
+def test_two_lengths_do_not_lift_the_limit_of_the_body(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "limits": {"max_body_bytes": 2048}})
+    for lengths in (
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ):
+        with socket.create_connection(("127.0.0.1", server.config["listen"]["port"]), timeout=10) as client:
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{lengths}\r\n\r\n"
+            client.sendall(head.encode() + b"1000\r\n" + b" " * 4096 + b"\r\n0\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_client_that_goes_away_harms_nobody(start: Start, base_config: dict[str, Any]) -> None:
@@ -333,6 +347,95 @@ def test_drains_on_sigterm(start: Start, base_config: dict[str, Any]) -> None:
     assert server.wait() == 0
     assert time.monotonic() - began < 15, "an idle connection held the server up"
     idle.close()
+
+
+def one_at_a_time(config: dict[str, Any], signer: Signer) -> dict[str, Any]:
+    """A slow model that is known to be slow, because its golden request is, and one slot for it."""
+    total = {"name": "total", "shape": [], "datatype": "FP32", "data": [0.0]}
+    golden = [{"request": slow_request(100), "response": {"outputs": [total]}, "tolerance": 1e9}]
+    model = signer.package("queued", "1", slow_model, golden)
+    return {
+        **config,
+        "models": [model],
+        "model_signing_public_key": str(signer.public_key),
+        "threads": 1,
+        "limits": {"queue": 40},
+    }
+
+
+QUEUED = "/v2/models/queued/infer"
+
+
+def test_drains_requests_that_wait(start: Start, base_config: dict[str, Any], signer: Signer) -> None:
+    server = start(one_at_a_time(base_config, signer))
+    slow = [Background(server, QUEUED, slow_request(1500)) for _ in range(4)]
+    wait_until(lambda: inflight(server) == 4)
+    server.terminate()
+    for request in slow:
+        request.join(20)
+        assert request.error is None
+        assert request.answer is not None
+        assert request.answer.status == 200
+    assert server.wait() == 0
+
+
+def test_requests_that_wait_hold_no_thread(start: Start, base_config: dict[str, Any], signer: Signer) -> None:
+    server = start(one_at_a_time(base_config, signer))
+    threads = Path(f"/proc/{server.worker}/task")
+    before = len(list(threads.iterdir()))
+    running = Background(server, QUEUED, slow_request(9000))
+    wait_until(lambda: inflight(server) == 1)
+    waiting = []
+    for _ in range(39):
+        # Not all at once: Granian makes a thread for each request that finds none free.
+        waiting.append(Background(server, QUEUED, slow_request(1)))
+        time.sleep(0.02)
+    wait_until(lambda: inflight(server) == 40)
+    assert server.request("POST", QUEUED, slow_request(1), {"X-Request-Timeout": "0.1"}).status == 504
+    waiting.append(Background(server, QUEUED, slow_request(1)))
+    wait_until(lambda: inflight(server) == 41)
+    assert len(list(threads.iterdir())) < before + 25
+    assert server.request("POST", QUEUED, slow_request(1)).status == 503
+    assert server.request("GET", "/v2/health/ready").status == 200
+    assert running.is_alive(), "the slow request was over too early for this test"
+    for request in (running, *waiting):
+        request.join(20)
+        assert request.answer is not None
+        assert request.answer.status == 200
+
+
+def test_quick_models_that_take_long_hold_up_nobody(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "threads": 2, "limits": {"queue": 0}})
+    # Until there are all the threads that there may be, and most are parked.
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: server.request("GET", "/v2"), range(200)))
+    # Nothing says how long it will take: zero turns, with which it was measured, take no time.
+    slow = [Background(server, SLOW, slow_request(4000)) for _ in range(2)]
+    wait_until(lambda: inflight(server) == 2)
+    assert server.request("GET", "/v2/health/ready").status == 200
+    assert all(request.is_alive() for request in slow), "the slow requests held it up, or were over too early"
+    for request in slow:
+        request.join(30)
+        assert request.answer is not None
+        assert request.answer.status == 200
+
+
+def test_slow_clients_hold_up_nobody(start: Start, base_config: dict[str, Any]) -> None:
+    server = start({**base_config, "limits": {"queue": 40}})
+    clients = [socket.create_connection(("127.0.0.1", server.config["listen"]["port"])) for _ in range(30)]
+    body = json.dumps(doubling_request()).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for number, client in enumerate(clients):
+        client.sendall(head + body[:-1])
+        wait_until(lambda: inflight(server) == 1 + number)  # noqa: B023 - called at once
+        began = time.monotonic()
+        assert server.request("POST", INFER, doubling_request()).status == 200
+        assert server.request("GET", "/v2/health/ready").status == 200
+        assert time.monotonic() - began < 5
+    for client in clients:
+        client.sendall(body[-1:])
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        client.close()
 
 
 def test_drain_is_bounded(start: Start, base_config: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ The parts, each of which can be read alone:
 - ``telemetry``: metrics, logs, traces,
 - ``quantisation``: INT8 models with a report of what that costs,
 - ``serving``: the process model, sockets, systemd,
+- ``threads``: how many of the threads that take requests compete,
 - ``cli``: the command line.
 """
 

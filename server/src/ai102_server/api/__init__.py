@@ -5,6 +5,6 @@
 from __future__ import annotations
 
 from ai102_server.api.app import create_app
-from ai102_server.api.wsgi import create_wsgi
+from ai102_server.api.wsgi import Application
 
-__all__ = ["create_app", "create_wsgi"]
+__all__ = ["Application", "create_app"]

@@ -28,7 +28,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from ai102_server.cli.serving import run_check
 
-    return run_check(arguments.config, as_json=arguments.json)
+    return run_check(arguments.config, as_json=arguments.json, access_only=arguments.access)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate configuration, TLS files and models, and ask golden answers")
     check.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration (YAML)")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
+    check.add_argument("--access", action="store_true", help="only accounts, policy, keys and what refers to them")
     check.set_defaults(run=_check)
 
     predict = commands.add_parser("predict", help="ask a running server")

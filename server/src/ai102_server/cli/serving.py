@@ -26,8 +26,11 @@ def run_serve(path: Path) -> int:
     return serve(config)
 
 
-def run_check(path: Path, *, as_json: bool) -> int:
-    """Check everything ``serve`` needs but the address, and print what was found. Returns 0 when it would serve."""
+def run_check(path: Path, *, as_json: bool, access_only: bool = False) -> int:
+    """Check everything ``serve`` needs but the address, and print what was found. Returns 0 when it would serve.
+
+    With ``access_only`` neither models nor certificates are looked at. Raises ``ConfigError`` or ``ServerError``.
+    """
     config = load_config(path)
     # The result says what is wrong; the same as log lines would only be in the way.
     configure_logging("error" if not as_json else "critical")
@@ -36,7 +39,7 @@ def run_check(path: Path, *, as_json: bool) -> int:
     from ai102_server.serving.models import wanted_models
     from ai102_server.serving.tls import check_tls
 
-    if config.listen.tls is not None:
+    if config.listen.tls is not None and not access_only:
         check_tls(config.listen.tls)
     with tempfile.TemporaryDirectory(prefix="ai102-check-") as scratch:
         # Not the server's own state file: who checks is often root, and would leave one that the server cannot open.
@@ -44,6 +47,8 @@ def run_check(path: Path, *, as_json: bool) -> int:
         if access.state is not None:
             access = replace(access, state=Path(scratch) / access.state.name)
         Access.load(access).close()
+    if access_only:
+        return 0
     refs = tuple(ModelRef(item.name, item.version, item.path) for item in wanted_models(config))
     registry = load_registry(replace(config, models=refs))
     if as_json:

@@ -9,7 +9,6 @@ a body is read, so that those who are turned away cost next to nothing, and heal
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from typing import Final
 
 from ai102_server.errors import RequestError
@@ -18,7 +17,7 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """A context manager around each inference; raises ``RequestError`` (503) when ``limit`` requests are inside."""
+    """So many requests may be inside at a time."""
 
     def __init__(self, limit: int) -> None:
         self._limit: Final = limit
@@ -30,15 +29,15 @@ class Admission:
         """Requests inside: read, waiting, or running."""
         return self._inflight
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Let one in. Raises ``RequestError`` (503)."""
         with self._lock:
             if self._inflight >= self._limit:
                 message = "the server is busy: too many requests wait already"
                 raise RequestError(503, message, retry_after=1, reason="queue_full")
             self._inflight += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def leave(self) -> None:
+        """One is done."""
         with self._lock:
             self._inflight -= 1

@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From requests to runs of a session: who runs when, and who runs together.
 
-There is no thread of its own and no timer. A request that finds an idle slot runs at once, on the thread it came on.
-One that finds none waits; when a slot becomes free, the first that waits takes it, together with those behind it that
-fit into one batch, runs them all, and gives each its rows. So batches grow only while the engine is busy, and a lone
-request is never held up. (The pattern is known as leader and followers: D. C. Schmidt et al., "Pattern-Oriented
-Software Architecture", volume 2, 2000.) ``delay`` adds a wait for company, for engines that are far faster with full
-batches.
+A request that finds an idle slot runs at once, on the thread it came on. One that finds none waits, and its thread is
+free for other requests: whoever has the slot has a *helper*, a thread of this module, go on with those that wait, one
+batch after the other, until nobody does. So batches grow only while the engine is busy, a lone request is never held
+up, no thread sleeps for each request that waits, and none has to wake up before the next run can begin. ``delay`` adds
+a wait for company, for engines that are far faster with full batches.
 
 Requests fit together when they ask for the same outputs and have the same datatypes and shapes behind the batch axis,
 or shapes that padding makes the same.
@@ -15,20 +14,30 @@ or shapes that padding makes the same.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from ai102_server.codec.datatypes import Array
 from ai102_server.errors import RequestError
+from ai102_server.threads import blocking
 
-__all__ = ["Batcher", "BatchingPlan", "Outcome", "QueueLimits", "Turn", "pad"]
+__all__ = ["Batcher", "BatchingPlan", "Caller", "Outcome", "Question", "QueueLimits", "pad"]
 
+logger = logging.getLogger(__name__)
+
+_REST_SECONDS: Final = 10.0
+"""A helper that nobody needs ends."""
+_TICK_SECONDS: Final = 0.02
+"""How late those who have waited too long may be told."""
 Run = Callable[[Mapping[str, Array], Sequence[str]], list[Array]]
 
 
@@ -67,20 +76,78 @@ class Outcome:
     batch: int
 
 
-class _Request:
-    __slots__ = ("batch", "deadline", "enqueued", "error", "inputs", "key", "outcome", "outputs", "rows", "wake")
+class Question(NamedTuple):
+    """A request, decoded.
 
-    def __init__(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
+    ``inputs`` are arrays by input name; with batching, the first axis of all of them is the batch. ``outputs`` are the
+    names of the outputs to compute, ``deadline`` is the ``time.monotonic()`` after which nobody waits for them.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[str]
+    deadline: float | None = None
+
+
+class Caller(Protocol):
+    """One request, as a batcher sees it. ``answer`` or ``fail`` is called once, on whatever thread, and raises nothing.
+
+    ``deadline`` is what is known of the deadline before the request is decoded.
+    """
+
+    deadline: float | None
+
+    def ask(self) -> Question:
+        """Decode the request. Raises ``RequestError``, or what a library does."""
+
+    def answer(self, outcome: Outcome) -> None:
+        """Encode and send what came out."""
+
+    def fail(self, error: Exception) -> None:
+        """Say why nothing came out: ``RequestError``, or what the run or ``ask`` raised."""
+
+
+class _Request:
+    """One that waits, or runs. ``question`` is None as long as it has not been decoded."""
+
+    __slots__ = ("caller", "deadline", "enqueued", "key", "question", "rows")
+
+    def __init__(self, caller: Caller, deadline: float | None, question: Question | None = None) -> None:
+        self.caller = caller
         self.deadline = deadline
+        self.question = question
         self.rows = 1
         self.key: object = None
         self.enqueued = 0.0
-        self.wake: Any = None
-        self.batch: list[_Request] | None = None
-        self.outcome: Outcome | None = None
-        self.error: Exception | None = None
+
+
+class _Waiting:
+    """The caller of those who call a batcher as a function: waits until there is an outcome."""
+
+    def __init__(self, question: Question) -> None:
+        self.deadline = question.deadline
+        self._question = question
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._outcome: Outcome | None = None
+        self._error: Exception | None = None
+
+    def ask(self) -> Question:
+        return self._question
+
+    def answer(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._done.release()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._done.release()
+
+    def result(self) -> Outcome:
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        assert self._outcome is not None  # noqa: S101 - one of the two has been called
+        return self._outcome
 
 
 class Batcher:
@@ -110,8 +177,13 @@ class Batcher:
         self._lock: Final = threading.Lock()
         self._waiting: Final[deque[_Request]] = deque()
         self._idle = slots
+        self._resting: Final[list[threading.Lock]] = []
+        self._helpers = 0
+        # For each slot one that runs and one that answers: more would only keep each other from it.
+        self._most_helpers: Final = 2 * slots
         self._company: Any = None
         self._company_rows = 0
+        _timekeeper.watch(self)
 
     @property
     def plan(self) -> BatchingPlan:
@@ -129,48 +201,49 @@ class Batcher:
         return len(self._waiting) >= self._limits.length and self._idle == 0
 
     def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None = None) -> Outcome:
-        """Run a request.
-
-        Args:
-            inputs: Arrays by input name. With batching, the first axis of all of them is the batch.
-            outputs: Names of the outputs to compute.
-            deadline: ``time.monotonic()`` after which nobody waits for the answer any more.
+        """Run a request, and wait for its outcome. For the arguments see ``Question``.
 
         Raises:
             RequestError: 503 when the queue is full or the wait is too long, 504 when the deadline passed before the
                 request ran, 400 when the model refuses the inputs.
 
         """
-        with self.turn(deadline) as run:
-            return run(inputs, outputs, deadline)
+        caller = _Waiting(Question(inputs, outputs, deadline))
+        self.submit(caller)
+        return caller.result()
 
-    def turn(self, deadline: float | None = None) -> Turn:
-        """What a request is decoded, run and encoded in; see ``Turn``."""
-        return Turn(self, deadline)
+    def submit(self, caller: Caller) -> None:
+        """Run a request now, on this thread, or as soon as there is a slot, on another one.
 
-    def run_batched(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Outcome:
-        """Run a request together with others that wait. Raises ``RequestError``, as a call does."""
-        request = _Request(inputs, outputs, deadline)
-        if self._plan.max_size > 1:
-            self._describe(request)
-        if not self._begin(request):
-            return _outcome(request)
-        batch = request.batch or [request]
-        if self._plan.delay:
-            self._gather(batch)
-        self._lead(batch)
-        return _outcome(request)
+        The caller is told the outcome, or the errors that a call raises, before or after this returns.
+        """
+        if self._plan.slot == "run":
+            try:
+                question = caller.ask()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+                caller.fail(error)
+                return
+            request = _Request(caller, question.deadline, question)
+            if self._plan.max_size > 1:
+                self._describe(request)
+        else:
+            request = _Request(caller, caller.deadline)
+            if self._plan.slot == "nothing":
+                with blocking():
+                    self._alone(request)
+                return
+        try:
+            mine = self._enter(request)
+        except RequestError as error:
+            caller.fail(error)
+            return
+        if mine:
+            with blocking():
+                self._lead([request])
 
-    def take(self, deadline: float | None) -> float:
-        """Take a slot for one request alone. Returns the seconds it took. Raises ``RequestError``, as a call does."""
-        request = _Request({}, (), deadline)
-        if not self._begin(request):
-            assert request.error is not None  # noqa: S101 - nobody runs it for us
-            raise request.error
-        return time.monotonic() - request.enqueued if request.enqueued else 0.0
-
-    def _begin(self, request: _Request) -> bool:
-        """Wait for a slot; False when the request was dealt with meanwhile."""
+    # Slots ----------------------------------------------------------------------------------------------------------
+    def _enter(self, request: _Request) -> bool:
+        """Take a slot, or queue up and return False. Raises ``RequestError`` (503) when the queue is full."""
         with self._lock:
             if self._idle:
                 self._idle -= 1
@@ -178,31 +251,158 @@ class Batcher:
             if len(self._waiting) >= self._limits.length:
                 raise _busy("queue_full")
             request.enqueued = time.monotonic()
-            request.wake = threading.Lock()
-            request.wake.acquire()
             self._waiting.append(request)
-            self._tell_company(request.rows)
-        self._wait(request)
-        return request.batch is not None
+            if self._company is not None:
+                self._tell_company(request.rows)
+        _timekeeper.wake()
+        return False
 
-    def run_alone(self, inputs: Mapping[str, Array], outputs: Sequence[str], queued: float) -> Outcome:
-        """Run a request that has a slot of its own, after ``queued`` seconds of waiting for it."""
+    def _pass_on(self, *, helping: bool = False) -> bool:
+        """Give a slot to a helper, or note that it is idle.
+
+        Returns False, and a helper keeps it, when all helpers have something to do and there are enough of them.
+        """
+        with self._lock:
+            if not self._waiting:
+                self._idle += 1
+                return True
+            if self._resting:
+                self._resting.pop().release()
+                return True
+            if helping and self._helpers >= self._most_helpers:
+                return False
+            self._helpers += 1
+        try:
+            threading.Thread(target=self._help, name="batch-helper", daemon=True).start()
+        except RuntimeError:
+            # No more threads may be had. The slot must not be lost with it: the next request takes it.
+            with self._lock:
+                self._helpers -= 1
+                self._idle += 1
+            logger.exception("no thread can be started for those who wait")
+        return True
+
+    def _help(self) -> None:
+        """Go on with those who wait, as one who has been given a slot; then rest for a while."""
+        rest = threading.Lock()
+        rest.acquire()
+        while True:
+            while batch := self._next():
+                if not self._lead(batch, helping=True):
+                    break
+            with self._lock:
+                self._resting.append(rest)
+            if not rest.acquire(timeout=_REST_SECONDS):
+                with self._lock:
+                    if rest in self._resting:
+                        self._resting.remove(rest)
+                        self._helpers -= 1
+                        return
+                # Called in this very moment.
+                rest.acquire()
+
+    def _next(self) -> list[_Request]:
+        """The first that waits, with those that fit to it; nobody, and the slot is idle, when nobody waits."""
+        expired: list[_Request] = []
+        batch: list[_Request] = []
+        with self._lock:
+            now = time.monotonic()
+            while self._waiting:
+                request = self._waiting.popleft()
+                if request.deadline is not None and request.deadline <= now:
+                    expired.append(request)
+                    continue
+                batch.append(request)
+                self._fill(batch)
+                break
+            else:
+                self._idle += 1
+        for request in expired:
+            request.caller.fail(_too_late())
+        return batch
+
+    def expire(self, now: float) -> bool:
+        """Tell those who have waited too long. Returns whether anybody still waits."""
+        late: list[_Request] = []
+        with self._lock:
+            for request in self._waiting:
+                if request.enqueued + self._limits.seconds <= now or (
+                    request.deadline is not None and request.deadline <= now
+                ):
+                    late.append(request)
+            for request in late:
+                self._waiting.remove(request)
+            left = bool(self._waiting)
+        for request in late:
+            passed = request.deadline is not None and request.deadline <= now
+            request.caller.fail(_too_late() if passed else _busy("queue_timeout"))
+        return left
+
+    # Runs -----------------------------------------------------------------------------------------------------------
+    def _lead(self, batch: list[_Request], *, helping: bool = False) -> bool:
+        """Run a batch as the one who has the slot. Returns whether a helper keeps it for the next batch."""
+        if batch[0].question is None:
+            try:
+                self._alone(batch[0])
+            finally:
+                if not helping:
+                    self._pass_on()
+            return helping
+        if self._plan.delay:
+            self._gather(batch)
         started = time.monotonic()
-        arrays = self._run(inputs, outputs)
-        seconds = time.monotonic() - started
+        outputs: list[Array] = []
+        failure: Exception | None = None
+        try:
+            outputs = self._run(self._join(batch), batch[0].question.outputs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers are told
+            failure = error
+        ended = time.monotonic()
+        rows = sum(request.rows for request in batch)
+        if len(batch) > 1 and any(output.shape[:1] != (rows,) for output in outputs):
+            # Not what was found when the model was loaded: whose rows these are, nobody can tell.
+            failure = ValueError("the outputs of a batch have not one row for each row of the inputs")
+        # The next ones run while the answers of these are encoded.
+        passed = self._pass_on(helping=helping)
+        if failure is None:
+            if self._observe is not None:
+                self._observe(rows, ended - started)
+            self._split(batch, outputs, rows, started, ended)
+        elif len(batch) > 1:
+            # One of them may be to blame: each gets an answer of its own.
+            for request in batch:
+                self._alone(request, started)
+        else:
+            batch[0].caller.fail(failure)
+        return not passed
+
+    def _alone(self, request: _Request, started: float | None = None) -> None:
+        """Run one request by itself, and decode it if that is not done. ``started`` is when its wait ended."""
+        caller = request.caller
+        now = time.monotonic()
+        queued = (started or now) - request.enqueued if request.enqueued else 0.0
+        try:
+            inputs, outputs, deadline = request.question or caller.ask()
+            begun = _in_time(deadline)
+            arrays = self._run(inputs, outputs)
+            ended = time.monotonic()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+            caller.fail(error)
+            return
         first = next(iter(inputs.values()), None)
         rows = len(first) if first is not None and first.ndim else 1
         if self._observe is not None:
-            self._observe(rows, seconds)
-        return Outcome(arrays, queued, seconds, rows)
+            self._observe(rows, ended - begun)
+        caller.answer(Outcome(arrays, queued, ended - begun, rows))
 
     def _describe(self, request: _Request) -> None:
         """Set what decides with whom a request can run."""
+        inputs, outputs, _ = _asked(request)
         padding = self._plan.padding
-        key: list[object] = [tuple(request.outputs)]
+        key: list[object] = [tuple(outputs)]
         rows = -1
-        for name in sorted(request.inputs):
-            array = request.inputs[name]
+        for name in sorted(inputs):
+            array = inputs[name]
             if array.ndim == 0 or rows not in {-1, len(array)}:
                 # Not one batch axis for all: such a request runs alone.
                 request.key = object()
@@ -215,76 +415,6 @@ class Batcher:
                 key.append(array.shape[1:])
         request.rows = max(rows, 1)
         request.key = tuple(key)
-
-    def _wait(self, request: _Request) -> None:
-        """Wait until the request has run, or has become the one that runs the next batch (``request.batch``)."""
-        limit = request.enqueued + self._limits.seconds
-        until = limit if request.deadline is None else min(limit, request.deadline)
-        if request.wake.acquire(timeout=max(until - time.monotonic(), 0)):
-            return
-        with self._lock:
-            try:
-                self._waiting.remove(request)
-                gone = True
-            except ValueError:
-                # Taken into a batch in this very moment: its answer comes, and is as good as any.
-                gone = False
-        if not gone:
-            request.wake.acquire()
-            return
-        if request.deadline is not None and request.deadline <= limit:
-            raise _too_late()
-        raise _busy("queue_timeout")
-
-    # The one that runs a batch ------------------------------------------------------------------------------------
-    def _lead(self, batch: list[_Request]) -> None:
-        """Run a batch, hand the slot on, and give every request its part."""
-        started = time.monotonic()
-        outputs: list[Array] = []
-        error: Exception | None = None
-        try:
-            outputs = self._run(self._join(batch), batch[0].outputs)
-        except Exception as caught:  # noqa: BLE001 - raised again on the thread of each request
-            error = caught
-        ended = time.monotonic()
-        self.hand_over()
-        rows = sum(request.rows for request in batch)
-        if error is not None and len(batch) > 1:
-            # One of them may be to blame: each gets an answer of its own.
-            self._one_by_one(batch, started)
-        elif error is not None:
-            batch[0].error = error
-        else:
-            self._split(batch, outputs, rows, started, ended)
-            if self._observe is not None:
-                self._observe(rows, ended - started)
-        for request in batch:
-            if request.wake is not None and request.batch is None:
-                request.wake.release()
-
-    def hand_over(self) -> None:
-        """Give the slot to the first request that waits, with those that fit to it; or note that it is idle."""
-        expired: list[_Request] = []
-        first: _Request | None = None
-        with self._lock:
-            waiting = self._waiting
-            now = time.monotonic()
-            while waiting:
-                first = waiting.popleft()
-                if first.deadline is not None and first.deadline <= now:
-                    expired.append(first)
-                    continue
-                first.batch = [first]
-                self._fill(first.batch)
-                break
-            else:
-                self._idle += 1
-                first = None
-        for request in expired:
-            request.error = _too_late()
-            request.wake.release()
-        if first is not None:
-            first.wake.release()
 
     def _fill(self, batch: list[_Request]) -> int:
         """Add those that wait and fit to the first. Returns the rows still free. Called with the lock held."""
@@ -322,18 +452,18 @@ class Batcher:
             self._fill(batch)
 
     def _tell_company(self, rows: int) -> None:
-        if self._company is not None:
-            self._company_rows -= rows
-            if self._company_rows <= 0 and self._company.locked():
-                self._company.release()
+        self._company_rows -= rows
+        if self._company_rows <= 0 and self._company.locked():
+            self._company.release()
 
     # Rows -----------------------------------------------------------------------------------------------------------
     def _join(self, batch: Sequence[_Request]) -> Mapping[str, Array]:
-        if len(batch) == 1:
-            return batch[0].inputs
+        asked = [_asked(request).inputs for request in batch]
+        if len(asked) == 1:
+            return asked[0]
         joined: dict[str, Array] = {}
-        for name in batch[0].inputs:
-            arrays = [request.inputs[name] for request in batch]
+        for name in asked[0]:
+            arrays = [inputs[name] for inputs in asked]
             if name in self._plan.padding:
                 arrays = pad(arrays, self._plan.padding[name])
             joined[name] = np.concatenate(arrays)
@@ -341,74 +471,71 @@ class Batcher:
 
     @staticmethod
     def _split(batch: Sequence[_Request], outputs: list[Array], rows: int, started: float, ended: float) -> None:
-        if len(batch) == 1:
-            request = batch[0]
-            queued = started - request.enqueued if request.enqueued else 0.0
-            request.outcome = Outcome(outputs, queued, ended - started, rows)
-            return
         at = 0
         for request in batch:
-            part = slice(at, at + request.rows)
-            at = part.stop
+            mine = outputs
+            if len(batch) > 1:
+                part = slice(at, at + request.rows)
+                at = part.stop
+                mine = [output[part] for output in outputs]
             queued = started - request.enqueued if request.enqueued else 0.0
-            request.outcome = Outcome([output[part] for output in outputs], queued, ended - started, rows)
-
-    def _one_by_one(self, batch: Sequence[_Request], started: float) -> None:
-        for request in batch:
-            begun = time.monotonic()
-            try:
-                outputs = self._run(request.inputs, request.outputs)
-            except Exception as caught:  # noqa: BLE001 - raised again on the thread of each request
-                request.error = caught
-                continue
-            ended = time.monotonic()
-            queued = started - request.enqueued if request.enqueued else 0.0
-            request.outcome = Outcome(outputs, queued, ended - begun, request.rows)
-            if self._observe is not None:
-                self._observe(request.rows, ended - begun)
+            request.caller.answer(Outcome(mine, queued, ended - started, rows))
 
 
-class Turn:
-    """The time in which a request is decoded, run and encoded.
+class _Timekeeper:
+    """Looks after those who wait in any batcher of this process, as long as somebody does."""
 
-    Entered once the request has been received. Where the plan says ``whole``, that waits for a slot, which is given
-    back at the end; with ``run`` only the call waits, together with others.
-    """
+    def __init__(self) -> None:
+        self._batchers: Final[weakref.WeakSet[Batcher]] = weakref.WeakSet()
+        self._somebody: Final = threading.Event()
+        self._pid = 0
+        self._lock: Final = threading.Lock()
 
-    __slots__ = ("_alone", "_batcher", "_deadline", "_queued", "_whole")
+    def watch(self, batcher: Batcher) -> None:
+        with self._lock:
+            self._batchers.add(batcher)
+            if self._pid != os.getpid():
+                # Threads do not come along with a fork.
+                self._pid = os.getpid()
+                threading.Thread(target=self._run, name="batch-timekeeper", daemon=True).start()
 
-    def __init__(self, batcher: Batcher, deadline: float | None) -> None:
-        self._batcher: Final = batcher
-        self._deadline: Final = deadline
-        self._whole: Final = batcher.plan.slot == "whole"
-        self._alone: Final = batcher.plan.slot != "run"
-        self._queued = 0.0
+    def wake(self) -> None:
+        """Somebody waits."""
+        if not self._somebody.is_set():
+            self._somebody.set()
 
-    def __enter__(self) -> Turn:
-        """Wait for a slot, if one is needed. Raises ``RequestError`` (503, 504)."""
-        if self._whole:
-            self._queued = self._batcher.take(self._deadline)
-        return self
-
-    def __call__(self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None) -> Outcome:
-        """Run the request. Arguments and errors are those of ``Batcher``."""
-        if not self._alone:
-            return self._batcher.run_batched(inputs, outputs, deadline)
-        if deadline is not None and deadline <= time.monotonic():
-            raise _too_late()
-        return self._batcher.run_alone(inputs, outputs, self._queued)
-
-    def __exit__(self, *_: object) -> None:
-        """Give the slot to the next."""
-        if self._whole:
-            self._batcher.hand_over()
+    def _run(self) -> None:
+        while True:
+            self._somebody.wait()
+            # Before the look: whoever comes after it sets it again.
+            self._somebody.clear()
+            time.sleep(_TICK_SECONDS)
+            with self._lock:
+                batchers = list(self._batchers)
+            now = time.monotonic()
+            for batcher in batchers:
+                try:
+                    if batcher.expire(now):
+                        self._somebody.set()
+                except Exception:
+                    # Without this thread nobody would ever be told again.
+                    logger.exception("requests that wait cannot be looked after")
 
 
-def _outcome(request: _Request) -> Outcome:
-    if request.error is not None:
-        raise request.error
-    assert request.outcome is not None  # noqa: S101 - whoever ran it has set one of the two
-    return request.outcome
+_timekeeper: Final = _Timekeeper()
+
+
+def _asked(request: _Request) -> Question:
+    assert request.question is not None  # noqa: S101 - what runs together has been decoded
+    return request.question
+
+
+def _in_time(deadline: float | None) -> float:
+    """``time.monotonic()``. Raises ``RequestError`` (504) when that is after the deadline."""
+    now = time.monotonic()
+    if deadline is not None and deadline <= now:
+        raise _too_late()
+    return now
 
 
 def _too_late() -> RequestError:

@@ -38,6 +38,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import granian.server.mp
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, RuntimeModes, SSLProtocols
 from granian.log import LogLevels
@@ -62,8 +63,13 @@ __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
+# Workers load what Granian itself calls, and no application of WSGI: see ``api.wsgi``.
+granian.server.mp._wsgi_call_wrap = lambda callback, _scope_opts, _log_format: callback
+
 SPARE_THREADS: Final = 4
-"""Threads beyond those that run or wait for inference, so that health and metrics always find one."""
+"""Threads beyond those that read or run inference, so that health and metrics always find one."""
+THREADS_IDLE_SECONDS: Final = 10**9
+"""Threads never end: those that are parked would be the ones left."""
 BEAT_SECONDS: Final = 2.0
 HANG_BEATS: Final = 5
 MINIMUM_HANG_SECONDS: Final = 1.0
@@ -233,8 +239,10 @@ class Supervisor(MPServer):  # type: ignore[misc]  # Granian's servers are not t
 
     def startup(self, spawn_target: object, target_loader: object) -> None:
         """Start the workers."""
-        # Set here and not in the constructor: Granian warns of more threads than cores, but most of these only wait.
+        # Set here and not in the constructor: Granian warns of more threads than cores, but most of these are parked.
         self.blocking_threads = self._config.plan_admitted() + SPARE_THREADS
+        # Set here for a like reason: it wants no more than ten minutes.
+        self.blocking_threads_idle_timeout = THREADS_IDLE_SECONDS
         self._engines.start()
         super().startup(spawn_target, target_loader)
         threading.Thread(target=self._watch_workers, name="worker-watch", daemon=True).start()
@@ -447,7 +455,7 @@ class Worker:
         handlers = {"drain": self._drain, "prepare": self._prepare, "activate": self._activate}
         link = WorkerLink(self._channel, self._beat_seconds, handlers, _end_this_process)
         # Imported here: the supervisor stays small, and no library of the engine is used on both sides of a fork.
-        from ai102_server.api import create_wsgi
+        from ai102_server.api import Application
         from ai102_server.service import Service, Shared
 
         try:
@@ -461,7 +469,7 @@ class Worker:
             logger.critical("not starting: models are not ready", extra={"problems": problems})
             link.tell(FAILED, status=f"Not started: {'; '.join(problems)}"[:400])
             sys.exit(1)
-        application = create_wsgi(service)
+        application = Application(service).granian
         self._service = service
         # What is registered with atexit is not called in a process that multiprocessing forked.
         multiprocessing.util.Finalize(None, service.close, exitpriority=0)

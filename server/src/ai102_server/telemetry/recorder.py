@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 0.1
 FLUSH_SECONDS: Final = 2.0
-_CHUNK: Final = 256
+_CHUNK: Final = 32
 """Records of which lines and spans are made without a pause: other threads of the process wait that long."""
 _PAUSE: Final = 50e-6
 _COLLECTOR_SECONDS: Final = 1.0

@@ -22,7 +22,7 @@ import orjson
 from ai102_server.codec import DATATYPES, Datatype
 from ai102_server.codec.datatypes import Array
 
-__all__ = ["Lane", "LaneError", "Tensor"]
+__all__ = ["Lane", "LaneError", "LaneUnreadError", "Tensor"]
 
 _MESSAGE_BYTES: Final = 1 << 18
 _FIRST_BYTES: Final = 1 << 20
@@ -33,6 +33,10 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 class LaneError(OSError):
     """The other end is gone, or does not answer in time."""
+
+
+class LaneUnreadError(LaneError):
+    """The other end is gone, and has not read what was sent last: it may be sent again elsewhere."""
 
 
 class Tensor(NamedTuple):
@@ -60,7 +64,7 @@ class Lane:
 
     @classmethod
     def connect(cls, address: bytes, seconds: float | None) -> Lane:
-        """Connect to an engine process; it need not have begun to answer. Raises ``LaneError``.
+        """Connect to an engine process; it need not have begun to answer. Raises ``LaneError`` or ``LaneUnreadError``.
 
         Args:
             address: Its socket.
@@ -79,7 +83,7 @@ class Lane:
             end.close()
             if memory >= 0:
                 os.close(memory)
-            raise LaneError(f"the engine process cannot be reached: {error}") from error
+            raise _kind(error)(f"the engine process cannot be reached: {error}") from error
         return cls(end, memory)
 
     @classmethod
@@ -121,7 +125,7 @@ class Lane:
         self._socket.settimeout(seconds)
 
     def send(self, message: dict[str, Any], tensors: Iterable[Tensor] = ()) -> None:
-        """Send a message with tensors, which overwrite those of the message before. Raises ``LaneError``."""
+        """Send a message with tensors, which overwrite those of the message before. Raises as ``receive``."""
         described: list[tuple[str, str, tuple[int, ...], int, int]] = []
         parts: list[tuple[int, Array]] = []
         at = 0
@@ -137,19 +141,20 @@ class Lane:
                     np.frombuffer(memory, np.uint8, plain.nbytes, offset)[:] = plain.reshape(-1).view(np.uint8)
             self._socket.send(orjson.dumps({**message, "tensors": described, "bytes": self._size}))
         except OSError as error:
-            raise LaneError(f"the engine process is gone: {error}") from error
+            raise _kind(error)(f"the engine process is gone: {error}") from error
 
     def receive(self) -> tuple[dict[str, Any], list[Tensor]]:
         """The next message. Its tensors are read-only views of the memory, good until the next ``send``.
 
         Raises:
+            LaneUnreadError: The other end is gone, and has not read what was sent.
             LaneError: The other end is gone, or does not answer in time.
 
         """
         try:
             raw = self._socket.recv(_MESSAGE_BYTES)
         except OSError as error:
-            raise LaneError(f"the engine process does not answer: {error}") from error
+            raise _kind(error)(f"the engine process does not answer: {error}") from error
         if not raw:
             raise LaneError("the engine process is gone")
         message: dict[str, Any] = orjson.loads(raw)
@@ -180,6 +185,11 @@ class Lane:
             self._map = mmap.mmap(self._memory, wanted)
             self._size = wanted
         return self._map
+
+
+def _kind(error: OSError) -> type[LaneError]:
+    """Which error to raise. Linux says ``ECONNRESET``, and not just that this is the end, when something is unread."""
+    return LaneUnreadError if isinstance(error, (BrokenPipeError, ConnectionResetError)) else LaneError
 
 
 def _text(array: Array) -> Array:

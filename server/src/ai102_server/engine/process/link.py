@@ -20,7 +20,7 @@ from ai102_server.codec import DATATYPES, TensorSpec
 from ai102_server.codec.datatypes import Array
 from ai102_server.config import ModelRef
 from ai102_server.engine.batching import BatchingPlan
-from ai102_server.engine.process.lane import Lane, LaneError, Tensor
+from ai102_server.engine.process.lane import Lane, LaneError, LaneUnreadError, Tensor
 from ai102_server.engine.session import sample_inputs
 from ai102_server.errors import ModelError, RequestError
 
@@ -155,17 +155,7 @@ class RemoteSession:
             RuntimeError: The run failed there; its log says why.
 
         """
-        generation, lane = self._send(inputs, outputs)
-        try:
-            answer, found = lane.receive()
-            arrays = [tensor.array.copy() for tensor in found]
-        except LaneError as error:
-            lane.close()
-            raise RequestError(503, "the engine is being started again", retry_after=1, reason="not_ready") from error
-        except BaseException:
-            # Nobody knows what the other end has read.
-            lane.close()
-            raise
+        generation, lane, answer, arrays = self._asked(inputs, outputs)
         if lane.large or generation != self._link.generation:
             lane.close()
         else:
@@ -181,8 +171,15 @@ class RemoteSession:
             raise RuntimeError(f"the run failed in the engine process: {text}")
         raise RequestError(status, text, retry_after=1 if status == 503 else None, reason=reason)  # noqa: PLR2004
 
-    def _send(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> tuple[int, Lane]:
-        """Send a question. Returns the lane that it went, and the generation of the process that it leads to."""
+    def _asked(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str]
+    ) -> tuple[int, Lane, dict[str, Any], list[Array]]:
+        """Ask, and wait for the answer.
+
+        Returns:
+            The generation of the process that answered, the lane to it, what it said and the arrays with it.
+
+        """
         message = {"do": "run", "outputs": list(outputs)}
         specs = self.inputs
         tensors = [Tensor(name, specs[name].datatype, array) for name, array in inputs.items()]
@@ -190,14 +187,20 @@ class RemoteSession:
             generation, lane = self._lane()
             try:
                 lane.send(message, tensors)
-            except LaneError:
-                # The process ended while the lane was idle: nothing was asked of it.
+                answer, found = lane.receive()
+                return generation, lane, answer, [tensor.array.copy() for tensor in found]
+            except LaneUnreadError:
+                # It was idle when the process ended, or the process ended before it read the question: the next one may
+                # be asked. One that has read it may have died of it.
                 lane.close()
-                continue
+            except LaneError as error:
+                lane.close()
+                text = "the engine is being started again"
+                raise RequestError(503, text, retry_after=1, reason="not_ready") from error
             except BaseException:
+                # Nobody knows what the other end has read.
                 lane.close()
                 raise
-            return generation, lane
 
     def sample_inputs(self) -> dict[str, Array]:
         """Inputs of zeros (empty strings), every open axis of length 1."""
@@ -223,11 +226,16 @@ class RemoteSession:
             if generation == self._link.generation:
                 return generation, lane
             lane.close()
-        generation = self._link.generation
-        try:
-            lane, answer = self._connect(self._link.seconds)
-        except LaneError as error:
-            raise RequestError(503, "the engine is not there", retry_after=1, reason="not_ready") from error
+        until = time.monotonic() + self._link.seconds
+        while True:
+            generation = self._link.generation
+            try:
+                lane, answer = self._connect(self._link.seconds)
+                break
+            except LaneError as error:
+                if isinstance(error, LaneUnreadError) and time.monotonic() < until:
+                    continue
+                raise RequestError(503, "the engine is not there", retry_after=1, reason="not_ready") from error
         if answer["reason"] is not None:
             lane.close()
             raise RequestError(503, "the engine has not loaded the model", retry_after=1, reason="not_ready")
