@@ -49,7 +49,7 @@ class Gateway:
 
     def ask(self, path: str = INFER, *arguments: str, port: int = 443) -> Reply:
         """Ask by curl with full verification; a POST of the body for inference."""
-        post = ["--data", f"@{self.body}"] if path == INFER and "--data-binary" not in arguments else []
+        post = ["--data", f"@{self.body}"] if path.endswith(INFER) and "--data-binary" not in arguments else []
         done = self.curl(path, "--include", *post, *arguments, port=port)
         assert done.returncode == 0, done.stderr
         head, _empty, text = done.stdout.replace("\r\n", "\n").partition("\n\n")

@@ -58,6 +58,10 @@ def test_there_is_no_plain_http(gateway: Gateway, host: Host) -> None:
         "/v2/repository/models/double/load",
         "/v2/models/double/versions/1/infer/more",
         "/v2/models/double/infer2",
+        "/hosts/ai102-mol-gateway-b1/metrics",
+        "/hosts/ai102-mol-gateway-b1/v2/repository/models/double/load",
+        "/hosts/ai102-mol-gateway-b1/v2/models/a%0d%0ab",
+        "/hosts/nobody/",
         "/status",
         "/%6detrics",
     ],
@@ -88,6 +92,23 @@ def test_ambiguous_paths_are_refused(gateway: Gateway, path: str) -> None:
     assert gateway.ask(path).status == 400
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_page_of_a_host_is_that_hosts(gateway: Gateway, backend: str) -> None:
+    """Whatever it asks goes to the host in the address, without the prefix."""
+    for path in ("", "page/page.js", "openapi.json", "v2", "v2/models/double/versions/1", "v2/models/stats"):
+        reply = gateway.ask(f"/hosts/{backend}/{path}")
+        assert (reply.status, reply.headers["x-served-by"], json.loads(reply.text)["path"]) == (
+            200,
+            backend,
+            f"/{path}",
+        )
+    replies = [gateway.ask(f"/hosts/{backend}{INFER}") for _ in range(3)]
+    assert {(reply.status, reply.headers["x-served-by"]) for reply in replies} == {(200, backend)}
+    assert gateway.ask(f"/hosts/{backend}").status == 308
+    refused = gateway.ask(f"/hosts/{backend}/v2/models/double", "--request", "DELETE")
+    assert (refused.status, refused.headers["allow"]) == (405, "get, head")
+
+
 def test_errors_of_the_gateway_are_v2_errors(gateway: Gateway, host: Host) -> None:
     """405 with Allow, 413 without reading it all."""
     refused = gateway.ask("/v2", "--request", "DELETE")
@@ -108,6 +129,7 @@ def test_security_headers(gateway: Gateway) -> None:
         assert headers["strict-transport-security"] == "max-age=63072000"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert headers["server"] == "nginx"
 
 
