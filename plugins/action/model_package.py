@@ -11,6 +11,7 @@ from pathlib import Path
 from ansible_collections.ai102.inference.plugins.module_utils import _manifest as manifest_utils
 from ansible_collections.ai102.inference.plugins.module_utils._manifest import PackageError
 from ansible_collections.ai102.inference.plugins.module_utils._model_package import Packager, SigningKey
+from ansible_collections.ai102.inference.plugins.module_utils._sealing import EncryptionKey, key_id, parse_key
 from ansible_collections.ai102.inference.plugins.plugin_utils._controller import ControllerAction
 
 
@@ -24,6 +25,8 @@ class ActionModule(ControllerAction):
         "signing_key": {"type": "path", "required": True},
         "passphrase": {"type": "str", "required": True, "no_log": True},
         "trusted_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+        "encryption_key": {"type": "path", "default": "", "no_log": False},
+        "decryption_keys": {"type": "list", "elements": "str", "default": [], "no_log": True},
         "fetched": {"type": "dict", "default": {}},
         "shipped": {"type": "path", "required": True},
     }
@@ -37,6 +40,14 @@ class ActionModule(ControllerAction):
             trusted,
             options["fetched"],
             Path(options["shipped"]),
+            EncryptionKey(
+                options["encryption_key"] or Path(options["signing_key"]).with_name("model_encryption.key"),
+                options["passphrase"],
+            ),
+            [
+                key_id(parse_key(text, f"model_store_decryption_keys[{number}]"))
+                for number, text in enumerate(options["decryption_keys"])
+            ],
             dry=self._task.check_mode,
         )
         packages: list[dict[str, t.Any]] = []

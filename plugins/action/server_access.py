@@ -24,6 +24,8 @@ class ActionModule(ControllerAction):
         "tenants": {"type": "list", "elements": "str", "default": []},
         "signing_key": {"type": "path", "required": True},
         "passphrase": {"type": "str", "required": True, "no_log": True},
+        "config": {"type": "dict", "default": {}},
+        "validate": {"type": "str", "default": ""},
     }
 
     def work(self, options: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -47,6 +49,8 @@ class ActionModule(ControllerAction):
                     "passphrase": "",
                     "document": json.dumps(document),
                     "policy": options["policy"],
+                    "config": options["config"],
+                    "validate": options["validate"],
                     "key": pem,
                 },
                 task_vars=task_vars,

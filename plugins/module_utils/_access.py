@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import os
 import re
 import secrets
-import tempfile
 import typing as t
-from pathlib import Path
+
+from ansible_collections.ai102.inference.plugins.module_utils._site_key import SiteKey
 
 #: The account with which hosts are asked for their golden answers. Nobody knows its password.
 VERIFIER: t.Final = "ai102-verify"
@@ -49,72 +48,15 @@ class AccessError(Exception):
     """Accounts or a key that cannot be used; the message never holds a password or a key."""
 
 
-class TokenKey:
-    """The key that signs tokens: Ed25519, in a file of the control node that a passphrase encrypts.
+class TokenKey(SiteKey):
+    """The key that signs tokens.
 
-    :param path: of the file; :meth:`ensure` makes it when there is none.
+    :param path: of the file; ``ensure`` makes it when there is none.
     :param passphrase: encrypts it, 8 characters or more.
     """
 
     def __init__(self, path: str | os.PathLike[str], passphrase: str) -> None:
-        self.path = Path(path)
-        self._passphrase = passphrase
-        self._key: t.Any = None
-
-    def ensure(self, *, dry: bool = False) -> None:
-        """Make the key when there is none.
-
-        :param dry: write nothing; a key that is missing is made for this object only.
-        :raises AccessError: the passphrase is too short for a new key.
-        """
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        if self.path.exists():
-            return
-        if len(self._passphrase) < 8:
-            raise AccessError("ai102_secrets_passphrase must have 8 characters or more")
-        key = Ed25519PrivateKey.generate()
-        if dry:
-            self._key = key
-            return
-        encrypted = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(self._passphrase.encode()),
-        )
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=self.path.parent, prefix=".new-")
-        with os.fdopen(handle, "wb") as sink:
-            sink.write(encrypted)
-        try:
-            os.link(staged, self.path)  # never over a key that another run has made in the meantime
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(staged)
-
-    def _load(self) -> t.Any:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        if self._key is None:
-            try:
-                key = serialization.load_pem_private_key(self.path.read_bytes(), self._passphrase.encode())
-            except OSError as error:
-                raise AccessError(
-                    f"the key that signs tokens, {self.path}, cannot be read: {error.strerror}."
-                    " Run site.yml, which makes it."
-                ) from None
-            except (ValueError, TypeError):
-                raise AccessError(
-                    f"the key that signs tokens, {self.path}, cannot be opened with ai102_secrets_passphrase: wrong"
-                    " passphrase, or not an encrypted key"
-                ) from None
-            if not isinstance(key, Ed25519PrivateKey):
-                raise AccessError(f"the key that signs tokens, {self.path}, is not an Ed25519 key")
-            self._key = key
-        return self._key
+        super().__init__(path, passphrase, "the key that signs tokens", AccessError)
 
     def pem(self) -> str:
         """Return the private key as the server reads it (PEM, PKCS #8, not encrypted).
@@ -123,14 +65,10 @@ class TokenKey:
         """
         from cryptography.hazmat.primitives import serialization
 
-        encoded: bytes = self._load().private_bytes(
+        encoded: bytes = self.load().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return encoded.decode()
-
-    def derive(self, purpose: str) -> bytes:
-        """Return 32 bytes that only who has the key can make, always the same for a purpose."""
-        return hmac.new(self._load().private_bytes_raw(), purpose.encode(), hashlib.sha256).digest()
 
     def token(self, tenant: str = "", *, now: float, issuer: str = ISSUER, audience: str = AUDIENCE) -> str:
         """Return a token of the account that asks for golden answers.
@@ -142,7 +80,7 @@ class TokenKey:
         :returns: a signed JWT (RFC 7519, EdDSA), good for 15 minutes.
         :raises AccessError: the key cannot be read.
         """
-        key = self._load()
+        key = self.load()
         # The name of the key is the thumbprint of its public half (RFC 7638).
         public = json.dumps(
             {"crv": "Ed25519", "kty": "OKP", "x": _base64url(key.public_key().public_bytes_raw())},

@@ -76,7 +76,7 @@ def parse_files(entries: t.Iterable[t.Mapping[str, t.Any]]) -> list[ContentFile]
     return [files[path] for path in sorted(files)]
 
 
-def _owner_ids(owner: str, group: str) -> tuple[int, int]:
+def owner_ids(owner: str, group: str) -> tuple[int, int]:
     """Return the numbers of a user and a group.
 
     :raises ContentError: one that does not exist.
@@ -257,7 +257,7 @@ class Directory:
         :param verify: is called with the complete directory before it gets its name; raises to refuse it.
         :raises ContentError: from ``verify``; a user or group that does not exist.
         """
-        user, members = _owner_ids(owner, group)
+        user, members = owner_ids(owner, group)
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{self.path.name}-", dir=self.path.parent))
         aside: Path | None = None

@@ -24,10 +24,11 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     SIGNATURE,
     PackageError,
 )
+from ansible_collections.ai102.inference.plugins.module_utils._sealing import EncryptionKey, key_id, seal
 
 #: Changes when packages of the same sources come out otherwise.
 _FORMAT = 1
-_ENTRY_KEYS = {"name", "version", "source", "golden", "config", "serving", "licence", "description"}
+_ENTRY_KEYS = {"name", "version", "source", "golden", "config", "serving", "licence", "description", "encrypted"}
 
 
 class SigningKey:
@@ -98,11 +99,13 @@ class Package(t.NamedTuple):
 class Packager:
     """Makes the packages of the models that a site wants.
 
-    :param cache: the control node's cache directory.
+    :param cache: the control node's cache directory, which several sites may share.
     :param key: the site's signing key.
     :param trusted: public keys (PEM) that may have signed packages which come ready-made.
     :param fetched: models of the lock: name → ``path``, ``licence``, ``origin``; ``path`` is empty when not fetched.
     :param shipped: directory with ``golden/<model>.json`` and ``config/<model>.json`` for models of the lock.
+    :param encryption: the site's key for models that are to be encrypted.
+    :param opened: ids of the keys that hosts are given besides, to decrypt packages which come ready-made.
     :param dry: make nothing (check mode).
     """
 
@@ -113,6 +116,8 @@ class Packager:
         trusted: t.Sequence[str],
         fetched: t.Mapping[str, t.Mapping[str, t.Any]],
         shipped: Path,
+        encryption: EncryptionKey,
+        opened: t.Collection[str] = (),
         dry: bool = False,
     ) -> None:
         self.root = cache / "models"
@@ -120,12 +125,19 @@ class Packager:
         self.trusted = list(trusted)
         self.fetched = fetched
         self.shipped = shipped
+        self.encryption = encryption
+        self.opened = set(opened)
         self.dry = dry
 
     def keys(self) -> list[str]:
         """Return the public keys that hosts trust: the site's own first."""
         public = self.key.public() if self.dry else self.key.ensure()
         return ([public] if public else []) + [key for text in self.trusted for key in manifest_utils.split_keys(text)]
+
+    def _folder(self, name: str) -> Path:
+        """Return where the site's packages of a model are: each site signs the same content with another key."""
+        public = self.key.public() if self.dry else self.key.ensure()
+        return self.root / hashlib.sha256((public or "").encode()).hexdigest()[:16] / name
 
     def package(self, entry: t.Mapping[str, t.Any]) -> Package:
         """Make the package of one model, or find the one that was made before.
@@ -145,6 +157,15 @@ class Packager:
         if not isinstance(source, dict) or len(source) != 1 or next(iter(source)) not in {"lock", "path", "package"}:
             raise PackageError(f"model {name} {version}: source must have exactly one of lock, path, package")
         kind, value = next(iter(source.items()))
+        if not isinstance(entry.get("encrypted", False), bool):
+            raise PackageError(f"model {name} {version}: encrypted must be true or false")
+        if entry.get("encrypted"):
+            if kind == "package":
+                raise PackageError(
+                    f"model {name} {version}: a package that was made elsewhere is encrypted where it is made, with "
+                    "`ai102-server package encrypt`"
+                )
+            self.encryption.ensure(dry=self.dry)
         if kind == "package":
             return self._ready_made(name, version, Path(str(value)).expanduser())
         if kind == "lock":
@@ -156,11 +177,25 @@ class Packager:
             return self._made(name, version, entry, kind, str(value))
 
     def _ready_made(self, name: str, version: str, path: Path) -> Package:
-        manifest_utils.verify_package(path, self.keys(), name, version)
+        manifest = manifest_utils.verify_package(path, self.keys(), name, version)
+        sealed = {file["path"]: file["encryption"] for file in manifest["files"] if file.get("encryption")}
+        if sealed.keys() & {GOLDEN, manifest.get("golden")}:
+            raise PackageError(
+                f"model {name} {version}: {path} has its golden answers encrypted, which the hosts that verify must be "
+                f"able to read: encrypt the others only, with `ai102-server package encrypt --only {MODEL}`"
+            )
+        known = {*self.opened, *([key_id(self.encryption.key())] if self.encryption.path.exists() else [])}
+        for file, encryption in sealed.items():
+            if not isinstance(encryption, dict) or encryption.get("key") not in known:
+                wanted = encryption.get("key") if isinstance(encryption, dict) else None
+                raise PackageError(
+                    f"model {name} {version}: {file} is encrypted with key {wanted}, which is not one of "
+                    f"model_store_decryption_keys ({', '.join(sorted(known)) or 'there is none'})"
+                )
         return Package(name, version, path, sha256_of(path / MANIFEST), signed=True)
 
     def _locked(self, name: str) -> t.Any:
-        folder = self.root / name
+        folder = self._folder(name)
         if self.dry and not folder.is_dir():
             return tempfile.TemporaryFile()
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +252,7 @@ class Packager:
             remembered = self._remembered(name, version, fingerprint)
             if remembered is not None:
                 return remembered
-            return self._write_package(name, version, files, licence, source, fingerprint, entry.get("serving"))
+            return self._write_package(entry, files, licence, source, fingerprint)
 
     def _fingerprint(self, entry: t.Mapping[str, t.Any], files: t.Mapping[str, Path], licence: str, source: str) -> str:
         stats = {path: [file.stat().st_size, file.stat().st_mtime_ns] for path, file in sorted(files.items())}
@@ -230,13 +265,14 @@ class Packager:
             source,
             public,
             {p: str(f) for p, f in files.items() if p != CONFIG},
+            *([key_id(self.encryption.key())] if entry.get("encrypted") else []),
         ]
         return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
     def _remembered(self, name: str, version: str, fingerprint: str) -> Package | None:
         try:
-            record = json.loads((self.root / name / f"{version}.json").read_text(encoding="utf-8"))
-            path = self.root / name / record["directory"]
+            record = json.loads((self._folder(name) / f"{version}.json").read_text(encoding="utf-8"))
+            path = self._folder(name) / record["directory"]
             if record["fingerprint"] != fingerprint or not (path / SIGNATURE).is_file():
                 return None
             digest = sha256_of(path / MANIFEST)
@@ -250,14 +286,13 @@ class Packager:
 
     def _write_package(
         self,
-        name: str,
-        version: str,
+        entry: t.Mapping[str, t.Any],
         files: t.Mapping[str, Path],
         licence: str,
         source: str,
         fingerprint: str,
-        serving: t.Mapping[str, t.Any] | None,
     ) -> Package:
+        name, version = manifest_utils.check_identity(entry["name"], entry["version"])
         from ansible_collections.ai102.inference.plugins.module_utils._onnx import ModelFileError, model_facts
 
         # The model is described where it lies: files with weights are found beside it.
@@ -265,12 +300,44 @@ class Packager:
             facts = model_facts(files[MODEL])
         except ModelFileError as error:
             raise PackageError(f"model {name} {version}: {error}") from error
-        manifest = manifest_utils.make_manifest(name, version, files, facts, licence, source, serving)
-        data = manifest_utils.canonical(manifest)
-        digest = hashlib.sha256(data).hexdigest()
-        if self.dry:
-            return Package(name, version, None, digest, signed=False)
-        folder = self.root / name
+        manifest = manifest_utils.make_manifest(name, version, files, facts, licence, source, entry.get("serving"))
+        with tempfile.TemporaryDirectory(dir=None if self.dry else self._folder(name), prefix=".sealing-") as scratch:
+            if entry.get("encrypted"):
+                files = {**files, **self._sealed(name, version, manifest, files, Path(scratch))}
+            data = manifest_utils.canonical(manifest)
+            digest = hashlib.sha256(data).hexdigest()
+            if self.dry:
+                return Package(name, version, None, digest, signed=False)
+            final = self._placed(name, version, files, data, digest)
+        record = {"fingerprint": fingerprint, "directory": final.name, "manifest_sha256": digest}
+        _write(self._folder(name) / f"{version}.json", manifest_utils.canonical(record), 0o644)
+        return Package(name, version, final, digest, signed=True)
+
+    def _sealed(
+        self, name: str, version: str, manifest: dict[str, t.Any], files: t.Mapping[str, Path], scratch: Path
+    ) -> dict[str, Path]:
+        """Encrypt the files, all but what who verifies a host must read, and what clients may know.
+
+        :param manifest: says of each how it is encrypted, afterwards.
+        :param scratch: where the encrypted ones are made.
+        :returns: path in the package → encrypted file.
+        """
+        sealed: dict[str, Path] = {}
+        for number, described in enumerate(manifest["files"]):
+            path = described["path"]
+            if path in {GOLDEN, CONFIG}:
+                continue
+            sealed[path] = scratch / str(number)
+            encryption = seal(files[path], sealed[path], self.encryption.key(), (name, version), path)
+            if encryption["sha256"] != described["sha256"]:
+                raise PackageError(f"model {name} {version}: {files[path]} changed while the package was made")
+            size = sealed[path].stat().st_size
+            described.update(sha256=sha256_of(sealed[path]), size=size, encryption=encryption)
+        return sealed
+
+    def _placed(self, name: str, version: str, files: t.Mapping[str, Path], data: bytes, digest: str) -> Path:
+        """Put the files, the manifest and its signature together, and return the package's directory."""
+        folder = self._folder(name)
         staged = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
         try:
             for path, file in files.items():
@@ -288,6 +355,4 @@ class Packager:
             staged.rename(final)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        record = {"fingerprint": fingerprint, "directory": final.name, "manifest_sha256": digest}
-        _write(folder / f"{version}.json", manifest_utils.canonical(record), 0o644)
-        return Package(name, version, final, digest, signed=True)
+        return final

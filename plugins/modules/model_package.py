@@ -65,6 +65,13 @@ options:
           - How the server serves the model - C(batching), C(instances), C(padding), C(tags), C(pipeline). It becomes
             part of the signed manifest; the server's README says what may stand there.
         type: dict
+      encrypted:
+        description:
+          - Whether the hosts have the model's files in encrypted form only (AES-256-GCM), all but C(golden.json) and
+            C(config.json). The server decrypts them in memory.
+          - Packages that were made elsewhere are encrypted there, with C(ai102-server package encrypt).
+        type: bool
+        default: false
       licence:
         description: SPDX identifier of the model's licence.
         type: str
@@ -85,6 +92,17 @@ options:
     required: true
   trusted_keys:
     description: Public keys (PEM, or the path of a file) that may have signed packages made elsewhere.
+    type: list
+    elements: str
+    default: []
+  encryption_key:
+    description: The key on the control node from which the one that encrypts models is derived, made when a model is
+      to be encrypted and there is none. By default C(model_encryption.key) beside the signing key.
+    type: path
+    default: ""
+  decryption_keys:
+    description: Keys of encrypted packages that were made elsewhere, 32 bytes each in hexadecimal or base64, or the
+      path of a file as C(ai102-server package keys) makes it.
     type: list
     elements: str
     default: []

@@ -18,6 +18,8 @@ description:
   - A version never changes its content. Another content under the same version is refused.
   - Content that the host has, from whichever version, is not transferred again.
   - Removes versions that are neither wanted nor named in one of the O(references), all but some of the newest.
+  - Gives the host the keys that decrypt the models, if any is encrypted, as files that root and one group may read. A
+    key goes when no model needs it and none of the O(references) names its file.
 author:
   - AI-102 inference maintainers (@ai102)
 attributes:
@@ -84,6 +86,28 @@ options:
     description: How many versions of each model stay that are neither wanted nor in use.
     type: int
     default: 2
+  encryption_key:
+    description: The site's key on the control node with which M(ai102.inference.model_package) encrypts.
+    type: path
+    default: ""
+  passphrase:
+    description: Encrypts that key.
+    type: str
+    default: ""
+  decryption_keys:
+    description: Keys of packages that were made elsewhere, see M(ai102.inference.model_package). Those that a model
+      needs are given to the host.
+    type: list
+    elements: str
+    default: []
+  decryption_keys_path:
+    description: Directory on the host for the keys.
+    type: path
+    default: /etc/ai102/model_keys
+  decryption_keys_group:
+    description: Group that may read them, besides root.
+    type: str
+    default: ai102
   incoming:
     description: For the action plugin. Content that was just transferred, sha256 to path on the host.
     type: dict
@@ -97,6 +121,8 @@ EXAMPLES = r"""
   ai102.inference.model_store:
     models: "{{ packaged.models }}"
     public_keys: "{{ packaged.public_keys }}"
+    encryption_key: "{{ ai102_secrets_dir }}/model_encryption.key"
+    passphrase: "{{ ai102_secrets_passphrase }}"
 """
 
 RETURN = r"""
@@ -112,6 +138,11 @@ installed:
   returned: success
 removed:
   description: Paths of the versions that were removed.
+  type: list
+  elements: str
+  returned: success
+decryption_keys:
+  description: Files on the host with the keys that the models need.
   type: list
   elements: str
   returned: success
@@ -134,6 +165,7 @@ import contextlib
 import glob
 import os
 import re
+import tempfile
 import typing as t
 from pathlib import Path
 
@@ -142,6 +174,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._content import (
     BlobStore,
     ContentError,
     Directory,
+    owner_ids,
     parse_files,
     sha256_of,
     sweep,
@@ -153,21 +186,81 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     split_keys,
     verify_package,
 )
+from ansible_collections.ai102.inference.plugins.module_utils._sealing import key_id
 
 
-def referenced(patterns: t.Iterable[str], root: Path) -> set[str]:
-    """Return the versions (``name/version``) whose path stands in one of some text files.
+def referenced(patterns: t.Iterable[str], form: re.Pattern[str]) -> set[str]:
+    """Return what of a form stands in one of some text files.
 
     :param patterns: of the files.
-    :param root: directory of the models.
+    :param form: with one group, which is returned.
     """
     named: set[str] = set()
-    form = re.compile(re.escape(str(root)) + r"/([\w.-]+/[\w.-]+)")
     for pattern in patterns:
         for path in glob.glob(pattern):
             with contextlib.suppress(OSError):
                 named.update(form.findall(Path(path).read_text(encoding="utf-8", errors="replace")))
     return named
+
+
+class KeyFiles:
+    """The keys that decrypt models on the host, a file each.
+
+    :param folder: where they are.
+    :param keys: those that are needed.
+    :param group: may read them, besides root.
+    :param used: names of files that a release needs.
+    :param dry: a group that is not there yet will be (check mode).
+    :raises ContentError: there is no such group.
+    """
+
+    def __init__(self, folder: Path, keys: t.Sequence[bytes], group: str, used: t.Collection[str], dry: bool) -> None:
+        self.folder = folder
+        self._wanted = {f"{key_id(key)}.key": f"{key.hex()}\n" for key in keys}
+        try:
+            self._owner = owner_ids(str(os.geteuid()), group) if keys else (0, 0)
+        except ContentError:
+            if not dry:
+                raise
+            self._owner = (-1, -1)
+        self.written = [name for name in self._wanted if not self._right(name)]
+        present = {path.name for path in folder.glob("*.key")} if folder.is_dir() else set()
+        self.removed = sorted(present - set(self._wanted) - set(used))
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are needed."""
+        return [str(self.folder / name) for name in self._wanted]
+
+    def _right(self, name: str) -> bool:
+        path = self.folder / name
+        if not path.is_file() or path.read_text(encoding="ascii", errors="replace") != self._wanted[name]:
+            return False
+        status, folder = path.stat(), self.folder.stat()
+        modes = (status.st_mode & 0o777, folder.st_mode & 0o777)
+        return modes == (0o640, 0o750) and {(s.st_uid, s.st_gid) for s in (status, folder)} == {self._owner}
+
+    def write(self) -> None:
+        """Put the files in place that are not as they should be."""
+        if not self.written:
+            return
+        self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        os.chown(self.folder, *self._owner)
+        self.folder.chmod(0o750)
+        for name in self.written:
+            handle, staged = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")
+            with os.fdopen(handle, "w", encoding="ascii") as sink:
+                os.fchown(handle, *self._owner)
+                os.fchmod(handle, 0o640)
+                sink.write(self._wanted[name])
+            os.replace(staged, self.folder / name)
+
+    def remove(self) -> None:
+        """Remove those that nothing needs any more."""
+        for name in self.removed:
+            (self.folder / name).unlink()
+        if self.removed and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 def surplus(root: Path, wanted: set[str], used: set[str], keep: int) -> list[Path]:
@@ -243,12 +336,25 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     if result["missing"] and not module.check_mode:
         return result
 
+    folder = Path(params["decryption_keys_path"])
+    key_files = KeyFiles(
+        folder,
+        [bytes.fromhex(key) for key in params["decryption_keys"]],
+        params["decryption_keys_group"],
+        referenced(params["references"], re.compile(re.escape(str(folder)) + r"/([\w.-]+\.key)")),
+        module.check_mode,
+    )
+    result["decryption_keys"] = key_files.paths
     key_path = Path(params["public_keys_path"])
     known_keys = key_path.read_text(encoding="ascii") if key_path.is_file() else ""
     wanted = {f"{model['name']}/{model['version']}" for model in models}
-    gone = surplus(root, wanted, referenced(params["references"], root), params["keep"])
+    used = referenced(params["references"], re.compile(re.escape(str(root)) + r"/([\w.-]+/[\w.-]+)"))
+    gone = surplus(root, wanted, used, params["keep"])
     before += [f"{path.parent.name} {path.name}" for path in gone]
-    result["changed"] = bool(due or gone or unmade or known_keys != params["public_keys"])
+    before += [f"decryption key {Path(name).stem}" for name in key_files.removed]
+    after += [f"decryption key {Path(name).stem}" for name in key_files.written]
+    keys_differ = bool(key_files.written or key_files.removed or known_keys != params["public_keys"])
+    result["changed"] = bool(due or gone or unmade or keys_differ)
     result["diff"] = {
         "before": "".join(f"{line}\n" for line in before),
         "after": "".join(f"{line}\n" for line in after),
@@ -258,6 +364,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     if module.check_mode or not result["changed"]:
         return result
 
+    key_files.write()
     for directory, name, version in due:
 
         def verify(staged: Path, name: str = name, version: str = version) -> None:
@@ -273,6 +380,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         staged_key.replace(key_path)
     for path in gone:
         Directory(path, [], store).remove()
+    key_files.remove()
     if due or gone:
         store.prune()
     return result
@@ -300,6 +408,12 @@ def main() -> None:
             "blobs": {"type": "path", "default": "/var/lib/ai102/blobs"},
             "references": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 2},
+            # The control node keeps its secrets to itself: in `decryption_keys` come the keys that the host needs.
+            "encryption_key": {"type": "path", "default": "", "no_log": False},
+            "passphrase": {"type": "str", "default": "", "no_log": True},
+            "decryption_keys": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "decryption_keys_path": {"type": "path", "default": "/etc/ai102/model_keys", "no_log": False},
+            "decryption_keys_group": {"type": "str", "default": "ai102", "no_log": False},
             "incoming": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,

@@ -85,6 +85,16 @@ options:
     description: Encrypts the key on the control node.
     type: str
     required: true
+  config:
+    description: The server's configuration, whose C(access) names files below O(path).
+    type: dict
+    default: {}
+  validate:
+    description:
+      - Command that looks at the new files before they are put in place, in a folder beside O(path). Its C({config})
+        becomes a file with O(config), in which O(path) is that folder. When it fails, nothing is changed.
+    type: str
+    default: ""
   document:
     description: What the control node has made of the accounts. Not for playbooks.
     type: str
@@ -105,6 +115,8 @@ EXAMPLES = r"""
       - {name: batch, role: user, tenant: acme, hash: "{{ vault_batch_hash }}"}
     signing_key: "{{ ai102_secrets_dir }}/token_signing.key"
     passphrase: "{{ ai102_secrets_passphrase }}"
+    config: "{{ configuration_of_the_server }}"
+    validate: ai102-server check --access --config {config}
   become: true
 """
 
@@ -118,6 +130,8 @@ files:
 
 import json
 import os
+import shlex
+import shutil
 import tempfile
 import typing as t
 from pathlib import Path
@@ -173,33 +187,52 @@ def _own(module: AnsibleModule, path: str, mode: int, changed: bool) -> bool:
     return bool(module.set_mode_if_different(path, mode, changed))
 
 
+def _validate(module: AnsibleModule, root: Path, wanted: t.Mapping[str, str]) -> None:
+    """Have the server look at the files from another folder; fail when it would not start with them."""
+    root.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    try:
+        (staged / "keys").mkdir()
+        for folder in (staged, staged / "keys"):
+            _own(module, str(folder), 0o750, False)
+        for name, text in wanted.items():
+            _write(module, staged / name, text)
+        config = staged / "config.json"
+        _write(module, config, json.dumps(module.params["config"]).replace(f"{root}/", f"{staged}/"))
+        command = [part.replace("{config}", str(config)) for part in shlex.split(module.params["validate"])]
+        status, output, errors = module.run_command(command)
+        if status != 0:
+            told = (errors.strip() or output.strip()).replace(str(staged), str(root))
+            module.fail_json(msg=f"the server refuses the accounts or the policy, and nothing was changed: {told}")
+    finally:
+        shutil.rmtree(staged)
+
+
 def run(module: AnsibleModule) -> dict[str, t.Any]:
     """Put the files in place.
 
     :returns: the module's result.
     """
     root = Path(module.params["path"])
-    wanted: dict[str, str | None] = {
+    wanted: dict[str, str] = {
         # The key first: whoever logs in with a new account needs one.
         _KEY: module.params["key"],
-        _POLICY: _text(module.params["policy"]) if module.params["policy"] else None,
+        _POLICY: _text(module.params["policy"]),
         _ACCOUNTS: _text(json.loads(module.params["document"])),
     }
     present = {name: _read(root / name) for name in wanted}
     differing = [name for name in wanted if wanted[name] != present[name]]
     changed = bool(differing)
     if not module.check_mode:
+        if differing and module.params["validate"]:
+            _validate(module, root, wanted)
         for folder in (root, root / "keys"):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             changed = _own(module, str(folder), 0o750, changed)
         for name in differing:
-            text = wanted[name]
-            if text is None:
-                (root / name).unlink()
-            else:
-                _write(module, root / name, text)
-    for name, text in wanted.items():
-        if text is not None and name not in differing:
+            _write(module, root / name, wanted[name])
+    for name in wanted:
+        if name not in differing:
             changed = _own(module, str(root / name), 0o640, changed)
     return {
         "changed": changed,
@@ -241,6 +274,8 @@ def main() -> None:
             "passphrase": {"type": "str", "required": True, "no_log": True},
             "policy": {"type": "dict", "default": {}},
             "tenants": {"type": "list", "elements": "str", "default": []},
+            "config": {"type": "dict", "default": {}},
+            "validate": {"type": "str", "default": ""},
             "document": {"type": "str", "no_log": True},
             "key": {"type": "str", "no_log": True},
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 
@@ -73,6 +74,24 @@ def test_exposure_is_low(host: Host) -> None:
     """The figure that ``systemd-analyze security`` gives, 0 to 10."""
     last = host.check_output(f"systemd-analyze security --no-pager {UNIT}").splitlines()[-1]
     assert float(last.partition(":")[2].split()[0]) < 2.0
+
+
+def test_the_model_is_encrypted_on_the_host(host: Host) -> None:
+    """It is served all the same, and only root and the server have its key."""
+    path = "/var/lib/ai102/models/file-type/1"
+    manifest = json.loads(host.file(f"{path}/manifest.json").content_string)
+    encryption = {entry["path"]: entry.get("encryption") for entry in manifest["files"]}
+    assert encryption["golden.json"] is None
+    assert hashlib.sha256(host.file(f"{path}/model.onnx").content).hexdigest() != encryption["model.onnx"]["sha256"]
+    key = f"/etc/ai102/model_keys/{encryption['model.onnx']['key']}.key"
+    assert f"file: {key}" in host.file("/opt/ai102/inference_server/current/config.yml").content_string
+    assert host.check_output(f"stat -c '%U %G %a' {key} /etc/ai102/model_keys").splitlines() == [
+        "root ai102 640",
+        "root ai102 750",
+    ]
+    secret = host.file(key).content_string.strip()
+    assert len(bytes.fromhex(secret)) == 32
+    assert host.run("grep -rlF %s /opt/ai102 /var/lib/ai102 /var/log /run/ai102-inference-server", secret).stdout == ""
 
 
 def test_cannot_write_its_own_code_or_models(host: Host) -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,33 @@ def test_a_new_release_fails_no_request(
     assert host.sh("readlink /opt/ai102/inference_server/current") != before
 
 
+def page_headers(host: SiteHost, path: str, *options: str) -> tuple[str, str]:
+    """Ask with curl; give the headers and the body."""
+    url = f"https://{NAME}/hosts/{HOST}/{path}"
+    command = ["curl", "--silent", "--include", "--http1.1", "--cacert", str(CA_BUNDLE)]
+    resolve = ["--resolve", f"{NAME}:443:{host.address}"]
+    answer = subprocess.run([*command, *resolve, *options, url], capture_output=True, text=True, check=True).stdout
+    head, _empty, body = answer.replace("\r\n", "\n").partition("\n\n")
+    return head, body
+
+
+def test_the_page_is_there_with_its_own_policy_of_content(hosts: dict[str, SiteHost]) -> None:
+    host = hosts[HOST]
+    for path in ("", "page/page.js", "page/style.css", "page/icon.svg", "openapi.json", "v2", "v2/models/stats"):
+        assert " 200 " in page_headers(host, path)[0].splitlines()[0], path
+    head, body = page_headers(host, "")
+    assert "<title>Inference server</title>" in body
+    policies = [line for line in head.splitlines() if line.lower().startswith("content-security-policy:")]
+    assert len(policies) == 1
+    assert "script-src 'self'" in policies[0]
+    client = Client(host)
+    index = client.ask("POST", f"/hosts/{HOST}/v2/repository/index", {})
+    assert (index[0], [model["name"] for model in index[1]]) == (200, ["file-type"])
+    assert client.ask("POST", f"/hosts/{HOST}{MODEL}", client.request)[0] == 200
+    assert client.ask("POST", f"/hosts/{HOST}/v2/repository/models/file-type/load", {})[0] == 404
+    assert client.ask("GET", f"/hosts/{HOST}/metrics")[0] == 404
+
+
 def test_accounts_are_asked_for_from_the_moment_there_are_some(
     hosts: dict[str, SiteHost], play: Play, tmp_path: Path
 ) -> None:
@@ -103,6 +131,8 @@ def test_accounts_are_asked_for_from_the_moment_there_are_some(
 
     assert client.ask("POST", MODEL, client.request)[0] == 401
     assert client.ask("GET", "/v2/health/ready")[0] == 200
+    assert " 200 " in page_headers(host, "")[0].splitlines()[0]
+    assert client.ask("GET", f"/hosts/{HOST}/v2/models/stats")[0] == 401
     assert client.log_in("alice", "wrong")[0] == 400
     status, told = client.log_in("alice")
     assert (status, told["role"]) == (200, "user")
@@ -118,6 +148,24 @@ def test_accounts_are_asked_for_from_the_moment_there_are_some(
     )
     assert told["access_token"] not in lines
     assert PASSWORD not in lines
+
+    # As the README shows it.
+    form = ["-d", "username=alice", "--data-urlencode", "password@-", f"https://{NAME}/auth/token"]
+    asked = subprocess.run(
+        ["curl", "--silent", "--cacert", str(CA_BUNDLE), "--resolve", f"{NAME}:443:{host.address}", *form],
+        input=PASSWORD,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(asked.stdout)["role"] == "user"
+
+    # What the server would not start with is never put in place.
+    accounts = host.sh("sha256sum /etc/ai102/access/accounts.yml")
+    mistyped = roll_out([{**ACCOUNTS[0], "role": "usr"}])
+    assert mistyped.returncode != 0
+    assert "has the role 'usr', which policy does not know" in mistyped.flat
+    assert host.sh("sha256sum /etc/ai102/access/accounts.yml; ls -A /etc/ai102 | grep '[.]access' || true") == accounts
 
     # An account that goes takes its tokens along, and the server is not restarted for it.
     running = host.sh("systemctl show --property=ExecMainPID --value ai102-inference-server")

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import shutil
 import struct
 import typing as t
 from pathlib import Path
@@ -19,11 +22,16 @@ onnx = pytest.importorskip("onnx")
 from ansible_collections.ai102.inference.plugins.module_utils import _onnx  # noqa: E402 - after importorskip
 from ansible_collections.ai102.inference.plugins.module_utils._manifest import (  # noqa: E402 - after importorskip
     PackageError,
+    canonical,
     verify_package,
 )
 from ansible_collections.ai102.inference.plugins.module_utils._model_package import (  # noqa: E402 - after importorskip
     Packager,
     SigningKey,
+)
+from ansible_collections.ai102.inference.plugins.module_utils._sealing import (  # noqa: E402 - after importorskip
+    EncryptionKey,
+    key_id,
 )
 
 
@@ -59,6 +67,7 @@ class Site:
         self.golden = _golden(root / "models/m.json")
         self.fetched: dict[str, dict[str, str]] = {}
         self.trusted: list[str] = []
+        self.opened: list[str] = []
 
     def entry(self, **changes: t.Any) -> dict[str, t.Any]:
         """Return an entry of ``ai102_models``."""
@@ -68,7 +77,9 @@ class Site:
     def packager(self, cache: str = "cache", passphrase: str = "a passphrase", dry: bool = False) -> Packager:
         """Return what makes packages."""
         key = SigningKey(self.root / "secrets/model_signing.key", passphrase)
-        return Packager(self.root / cache, key, self.trusted, self.fetched, self.root / "shipped", dry=dry)
+        encryption = EncryptionKey(self.root / "secrets/model_encryption.key", passphrase)
+        shipped = self.root / "shipped"
+        return Packager(self.root / cache, key, self.trusted, self.fetched, shipped, encryption, self.opened, dry=dry)
 
 
 @pytest.fixture
@@ -216,7 +227,7 @@ def test_a_file_that_is_no_model_is_explained(site: Site) -> None:
     site.model.write_bytes(b"garbage")
     with pytest.raises(PackageError, match="model demo 1: .*is not an ONNX model"):
         site.packager().package(site.entry())
-    assert [entry.name for entry in (site.root / "cache/models/demo").iterdir()] == [".lock"]
+    assert [entry.name for entry in (site.root / "cache/models").glob("*/demo/*")] == [".lock"]
 
 
 def test_golden_answers_that_are_not_json_are_explained(site: Site) -> None:
@@ -229,7 +240,7 @@ def test_a_wrong_passphrase_is_refused_when_something_must_be_signed(site: Site)
     site.packager().package(site.entry())
     with pytest.raises(PackageError, match="cannot be opened"):
         site.packager(passphrase="a wrong one").package(site.entry(version="2"))
-    assert not list((site.root / "cache/models/demo").glob("2-*"))
+    assert not list((site.root / "cache/models").glob("*/demo/2-*"))
 
 
 def test_a_short_passphrase_makes_no_key(site: Site) -> None:
@@ -260,3 +271,90 @@ def test_a_ready_made_package_is_taken_from_who_is_trusted_only(site: Site) -> N
     (made.path / "model.onnx").write_bytes(b"tampered")
     with pytest.raises(PackageError, match="model bought 1: model.onnx has sha256"):
         site.packager().package(entry)
+
+
+def test_sites_that_share_a_cache_do_not_change_each_others_packages(site: Site) -> None:
+    first = site.packager().package(site.entry())
+    other = Site(site.root / "another")
+    other.model, other.golden = site.model, site.golden
+    second = other.packager(cache="../cache").package(site.entry())
+    assert first.manifest_sha256 == second.manifest_sha256
+    for package, secrets in ((first, site.root), (second, other.root)):
+        assert package.path is not None
+        verify_package(package.path, [(secrets / "secrets/model_signing.pub").read_text()], "demo", "1")
+
+
+def test_an_encrypted_package_keeps_the_model_secret_and_the_golden_answers_readable(site: Site) -> None:
+    entry = site.entry(encrypted=True, config={"labels": ["a"]})
+    package = site.packager().package(entry)
+    assert package.path is not None
+    manifest = verify_package(package.path, [(site.root / "secrets/model_signing.pub").read_text()], "demo", "1")
+    files = {file["path"]: file for file in manifest["files"]}
+    assert [path for path, file in files.items() if "encryption" in file] == ["model.onnx"]
+    clear, sealed = site.model.read_bytes(), (package.path / "model.onnx").read_bytes()
+    assert files["model.onnx"]["encryption"] == {
+        "scheme": "aes256-gcm-hkdf-stream",
+        "key": key_id(EncryptionKey(site.root / "secrets/model_encryption.key", "a passphrase").key()),
+        "segment": 1 << 20,
+        "sha256": hashlib.sha256(clear).hexdigest(),
+        "size": len(clear),
+    }
+    assert len(sealed) == len(clear) + 40 + 16
+    assert clear[:16] not in sealed
+    assert json.loads((package.path / "golden.json").read_text()) == json.loads(site.golden.read_text())
+    assert json.loads((package.path / "config.json").read_text()) == {"labels": ["a"]}
+    # A version never changes, so whoever has the key makes the same package again.
+    assert site.packager("another").package(entry).manifest_sha256 == package.manifest_sha256
+    dry = site.packager("a third", dry=True).package(entry)
+    assert (dry.path, dry.manifest_sha256) == (None, package.manifest_sha256)
+    assert not (site.root / "a third").exists()
+    assert not list((site.root / "cache/models").glob("**/.*ing-*"))
+
+
+def test_check_mode_makes_no_key(site: Site) -> None:
+    assert site.packager(dry=True).package(site.entry(encrypted=True)).path is None
+    assert not (site.root / "secrets").exists()
+
+
+def test_without_encryption_there_is_no_key_for_it(site: Site) -> None:
+    site.packager().package(site.entry())
+    assert not (site.root / "secrets/model_encryption.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("sealed", "opened", "words"),
+    [
+        ("model.onnx", [], "model.onnx is encrypted with key 00ff, which is not one of model_store_decryption_keys"),
+        ("golden.json", ["00ff"], "--only model.onnx"),
+        ("model.onnx", ["00ff"], ""),
+    ],
+)
+def test_an_encrypted_package_of_a_vendor_needs_its_key_and_readable_golden_answers(
+    site: Site, tmp_path: Path, sealed: str, opened: list[str], words: str
+) -> None:
+    made = site.packager().package(site.entry())
+    assert made.path is not None
+    path = tmp_path / "bought"
+    shutil.copytree(made.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for file in manifest["files"]:
+        if file["path"] == sealed:
+            file["encryption"] = {"key": "00ff"}
+    data = canonical(manifest)
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sig").write_text(site.packager().key.sign(data))
+    site.opened = opened
+    entry = {"name": "demo", "version": "1", "source": {"package": str(path)}}
+    if not words:
+        assert site.packager().package(entry).path == path
+        return
+    with pytest.raises(PackageError, match=re.escape(words)):
+        site.packager().package(entry)
+
+
+def test_only_packages_made_here_are_encrypted_here(site: Site) -> None:
+    entry = {"name": "demo", "version": "1", "source": {"package": "/somewhere"}}
+    with pytest.raises(PackageError, match="`ai102-server package encrypt`"):
+        site.packager().package({**entry, "encrypted": True})
+    with pytest.raises(PackageError, match="must be true or false"):
+        site.packager().package(site.entry(encrypted="yes"))

@@ -28,6 +28,7 @@ from ansible_collections.ai102.inference.plugins.module_utils._manifest import (
     public_key_of,
     sign,
 )
+from ansible_collections.ai102.inference.plugins.module_utils._sealing import key_id
 from ansible_collections.ai102.inference.plugins.modules.model_store import (
     run,
     surplus,
@@ -47,6 +48,8 @@ class World:
         self.models = root / "host/models"
         self.keep = 2
         self.public = PUBLIC
+        self.keys: list[str] = []
+        self.group = "root"
 
     def package(self, version: str, content: bytes = b"model", folder: str = "control") -> dict[str, t.Any]:
         """Make a package on the control node; return it as ``model_package`` does."""
@@ -77,6 +80,9 @@ class World:
             "blobs": str(self.root / "host/blobs"),
             "references": [str(self.root / "host/releases/*/config.yml")],
             "keep": self.keep,
+            "decryption_keys": self.keys,
+            "decryption_keys_path": str(self.root / "host/etc/model_keys"),
+            "decryption_keys_group": self.group,
             "incoming": incoming or {},
         }
         return run(t.cast("t.Any", types.SimpleNamespace(params=params, check_mode=check)))
@@ -244,3 +250,46 @@ def test_a_new_signature_of_the_same_manifest_replaces_the_old_one(world: World)
     answer, transferred = world.deliver(package)
     assert (answer["changed"], transferred) == (True, 1)
     assert json.loads((world.models / "demo/1/manifest.json").read_text())["version"] == "1"
+
+
+def test_keys_are_delivered_and_stay_while_a_release_names_them(world: World) -> None:
+    """Only root and the group may read them; what nothing needs any more goes."""
+    package = world.package("1")
+    first, second = ("01" * 32, "02" * 32)
+    world.keys = [first]
+    answer, _transferred = world.deliver(package)
+    (path,) = map(Path, answer["decryption_keys"])
+    assert path.read_text() == f"{first}\n"
+    assert path.name == f"{key_id(bytes.fromhex(first))}.key"
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+    assert first not in json.dumps(answer)
+    assert world.deliver(package)[0]["changed"] is False
+
+    path.chmod(0o644)
+    assert world.call([package], check=True)["changed"] is True
+    assert path.stat().st_mode & 0o777 == 0o644
+    world.deliver(package)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+    release = world.root / "host/releases/r1/config.yml"
+    release.parent.mkdir(parents=True)
+    release.write_text(f"decryption_keys: [{{file: {path}}}]")
+    world.keys = [second]
+    answer, _transferred = world.deliver(package)
+    assert len(list(path.parent.iterdir())) == 2
+    release.unlink()
+    answer, _transferred = world.deliver(package)
+    assert (answer["changed"], [str(left) for left in path.parent.iterdir()]) == (True, answer["decryption_keys"])
+    world.keys = []
+    world.deliver(package)
+    assert not path.parent.exists()
+
+
+def test_a_group_that_is_not_there_yet_matters_only_when_something_is_written(world: World) -> None:
+    """The first check of a host comes before the group is made."""
+    package = world.package("1")
+    world.keys, world.group = ["01" * 32], "nobody-has-this-group"
+    assert world.call([package], check=True)["changed"] is True
+    with pytest.raises(ContentError, match="no such user or group"):
+        world.deliver(package)
+    assert world.installed() == []

@@ -59,7 +59,8 @@ def test_files_are_the_group_s_to_read_and_a_second_run_changes_nothing(run: Any
     assert run(ALICE)["changed"]
     root = tmp_path / "access"
     modes = {path.name: path.stat().st_mode & 0o777 for path in (root, *root.rglob("*"))}
-    assert modes == {"access": 0o750, "keys": 0o750, "site.pem": 0o640, "accounts.yml": 0o640}
+    files = {"site.pem": 0o640, "accounts.yml": 0o640, "policy.yml": 0o640}
+    assert modes == {"access": 0o750, "keys": 0o750, **files}
     assert (root / "keys/site.pem").read_text() == KEY
     again = run(ALICE)
     assert not again["changed"]
@@ -92,7 +93,23 @@ def test_a_policy_that_is_no_longer_wanted_goes(run: Any, tmp_path: Path) -> Non
     run(ALICE, policy={"roles": {"auditor": ["viewer"]}})
     done = run(ALICE)
     assert done["files"] == [str(tmp_path / "access/policy.yml")]
-    assert not (tmp_path / "access/policy.yml").exists()
+    assert "auditor" not in (tmp_path / "access/policy.yml").read_text()
+
+
+def test_what_the_server_refuses_is_not_put_in_place(run: Any, tmp_path: Path) -> None:
+    root = tmp_path / "access"
+    config = {"access": {"accounts": f"{root}/accounts.yml"}}
+    script = tmp_path / "check"
+    script.write_text(
+        "accounts=$(cut -d '\"' -f 6 $1); ! grep bob $accounts >/dev/null || { echo no bob in $accounts >&2; exit 1; }"
+    )
+    checks = f"sh {script} {{config}}"
+    run(ALICE, config=config, validate=checks)
+    before = {path: path.read_text() for path in root.rglob("*") if path.is_file()}
+    refused = run(ALICE, {**ALICE, "name": "bob"}, config=config, validate=checks)
+    assert refused["msg"].endswith(f"nothing was changed: no bob in {root}/accounts.yml")
+    assert {path: path.read_text() for path in root.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["access", "check"]
 
 
 def test_without_its_action_it_says_so(run: Any) -> None:
