@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -64,10 +65,11 @@ def _model(tmp_path: Path, **changes: Any) -> str:
 
 
 def _package() -> Path:
-    """The signed package of file-type/1 that the rollout made on the control node."""
-    found = [path.parent for path in (Path.home() / ".cache/ai102/models/file-type").glob("1-*/manifest.json")]
-    assert found, "no package on the control node"
-    return max(found, key=lambda path: path.stat().st_mtime)
+    """The package of file-type/1 that the rollout made on the control node and signed with the site's key."""
+    site = hashlib.sha256((STATE / "secrets/model_signing.pub").read_bytes()).hexdigest()[:16]
+    found = list((Path.home() / ".cache/ai102/models" / site / "file-type").glob("1-*/manifest.json"))
+    assert len(found) == 1, f"packages on the control node: {found}"
+    return found[0].parent
 
 
 def test_wrong_golden_answers(play: Play, tmp_path: Path) -> None:
