@@ -36,7 +36,7 @@ def main() -> None:
         found = {}
         for name, label in document["labels"].items():
             values = windows.get((model, "none" if name == "raw" else encoding, name))
-            if values and not (name == "raw" and model == "tiny"):
+            if values and name != "http-alone" and not (name == "raw" and model == "tiny"):
                 found[name] = (label, statistics.median(values), min(values), max(values))
         names = sorted(found, key=lambda name: found[name][1])
         figure, axes = plt.subplots(figsize=(8, 0.34 * len(names) + 1.1), layout="constrained")

@@ -17,6 +17,7 @@ import environments
 from environments import HERE
 
 FLASK = ("flask-granian", "flask-gunicorn")
+HTTP_ALONE = "http-alone"
 Key = tuple[str, str, str, int]
 
 
@@ -51,7 +52,7 @@ class Results:
         found = {
             name: median
             for name in self.document["labels"]
-            if name not in {"raw", "ours", "ours-off", *without}
+            if name not in {"raw", HTTP_ALONE, "ours", "ours-off", *without}
             and (median := self.median(name, model, encoding, 32)) is not None
         }
         return max(found, key=lambda name: found[name]) if found else None
@@ -113,6 +114,27 @@ def targets(results: Results) -> list[tuple[str, str, bool | None]]:
         ratio(f"{model}, {encoding}: features on / off", ("ours", model, encoding, 32),
               ("ours-off", model, encoding, 32), 0.9)  # fmt: skip
     return found
+
+
+def bounds(results: Results) -> str:
+    """What the machine leaves to any server that has to take HTTP and to run the model, and what of it ours reaches."""
+    lines: list[str] = []
+    for model, encoding in (("minilm", "json"), ("minilm", "binary"), ("ocr", "binary"), ("image", "binary")):
+        raw, alone, mine = (
+            results.windows.get((name, model, "none" if name == "raw" else encoding, 32), {})
+            for name in ("raw", HTTP_ALONE, "ours")
+        )
+        rounds = sorted(raw.keys() & alone.keys() & mine.keys())
+        if not rounds:
+            continue
+        bound = {n: 1 / (1 / raw[n]["rps"] + 1 / alone[n]["rps"]) for n in rounds}
+        left = statistics.median(bound[n] / raw[n]["rps"] for n in rounds)
+        reached = statistics.median(mine[n]["rps"] / bound[n] for n in rounds)
+        lines.append(f"| {model}, {encoding} | {_spread(list(bound.values()))} | {left:.2f} | {reached:.2f} |")
+    if not lines:
+        return ""
+    head = ["| case | bound, requests/s | bound / ONNX Runtime | ours / bound |", "|---|---|---|---|"]
+    return "\n".join([*head, *lines])
 
 
 def table(results: Results) -> str:
@@ -181,6 +203,8 @@ def write(directory: Path) -> tuple[str, int]:
     ]
     words = {True: "met", False: "**missed**", None: "not measured"}
     lines += [f"| {text} | {value} | {words[met]} |" for text, value, met in checked]
+    if limits := bounds(results):
+        lines += ["", "## What HTTP leaves", "", limits]
     lines += ["", "## All servers", table(results)]
     if document["failures"]:
         lines += ["", "## Could not be measured", "", *(f"- {text}" for text in dict.fromkeys(document["failures"]))]

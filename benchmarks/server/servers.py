@@ -60,9 +60,9 @@ def _gunicorn(bin_: Path, port: int) -> list[str]:
     return [str(bin_ / "gunicorn"), "--workers=2", f"--bind=127.0.0.1:{port}", "--log-level=error", "flask_app:app"]
 
 
-def _granian(bin_: Path, port: int) -> list[str]:
-    return [str(bin_ / "granian"), "--interface=wsgi", "--workers=2", "--host=127.0.0.1", f"--port={port}",
-            "--log-level=error", "flask_app:app"]  # fmt: skip
+def _granian(application: str) -> Callable[[Path, int], list[str]]:
+    return lambda bin_, port: [str(bin_ / "granian"), "--interface=wsgi", "--workers=2", "--host=127.0.0.1",
+                               f"--port={port}", "--log-level=error", application]  # fmt: skip
 
 
 def _bento(bin_: Path, port: int) -> list[str]:
@@ -89,7 +89,8 @@ SERVERS = (
     Server("kserve-1", "KServe SDK, 1 worker", "kserve", wire.V2, _python("kserve_predictor.py"), workers=1),
     Server("kserve-2", "KServe SDK, 2 workers", "kserve", wire.V2, _python("kserve_predictor.py")),
     Server("flask-gunicorn", "Flask, gunicorn sync, 2 workers", "flask", wire.V2, _gunicorn),
-    Server("flask-granian", "Flask, Granian, 2 workers, plain", "flask", wire.V2, _granian),
+    Server("flask-granian", "Flask, Granian, 2 workers, plain", "flask", wire.V2, _granian("flask_app:app")),
+    Server("http-alone", "HTTP without inference: Granian, 2 workers", "flask", wire.V2, _granian("http_alone:app")),
     Server("ours", "ai102-server", "", wire.V2, ours.command, is_ours=True),
     Server("ours-off", "ai102-server, features off", "", wire.V2, ours.command, is_ours=True),
     Server("ours-process", "ai102-server, one engine process", "", wire.V2, ours.command, is_ours=True),

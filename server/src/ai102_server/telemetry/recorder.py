@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ai102_server.config import Config
 from ai102_server.errors import RequestError, ServerError
@@ -32,10 +32,14 @@ __all__ = ["Telemetry"]
 
 logger = logging.getLogger(__name__)
 
+_Item = TypeVar("_Item")
+
 DRAIN_SECONDS: Final = 0.1
 FLUSH_SECONDS: Final = 2.0
-_CHUNK: Final = 32
-"""Records of which lines and spans are made without a pause: other threads of the process wait that long."""
+_COUNTED: Final = 192
+"""Records that are counted without a pause: other threads of the process wait that long."""
+_TOLD: Final = 32
+"""Records of which lines and spans are made without a pause."""
 _PAUSE: Final = 50e-6
 _COLLECTOR_SECONDS: Final = 1.0
 _NVIDIA: Final = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
@@ -194,8 +198,10 @@ class Telemetry:
         with self._drain_lock:
             runs = [self._runs.popleft() for _ in range(len(self._runs))]
             records = [self._records.popleft() for _ in range(len(self._records))]
-            self._store.count_runs(runs)
-            self._store.count(records)
+            for ran in _parts(runs, _COUNTED, pause):
+                self._store.count_runs(ran)
+            for answered in _parts(records, _COUNTED, pause):
+                self._store.count(answered)
             if records:
                 self._tell(records, pause)
             self._own_figures()
@@ -212,11 +218,9 @@ class Telemetry:
             told = {id(record) for record in chosen}
             chosen = list(records)
         known = self._store.known
-        for start in range(0, len(chosen), _CHUNK):
-            if start and pause:
-                time.sleep(pause)
+        for part in _parts(chosen, _TOLD, pause):
             lines: list[bytes] = []
-            for record in chosen[start : start + _CHUNK]:
+            for record in part:
                 is_known = (record.model, record.version) in known
                 parent = parse_traceparent(record.traceparent)
                 trace_id = None if parent is None else parent.trace_id
@@ -253,6 +257,14 @@ class Telemetry:
             for generation, figures in enumerate(gc.get_stats()[:3]):
                 column = Process.COLLECTOR + 3 * generation
                 row[column : column + 3] = (figures["collections"], figures["collected"], figures["uncollectable"])
+
+
+def _parts(items: Sequence[_Item], size: int, pause: float) -> Iterator[Sequence[_Item]]:
+    """The items, so many at a time, with a pause of so many seconds before each part."""
+    for start in range(0, len(items), size):
+        if pause:
+            time.sleep(pause)
+        yield items[start : start + size]
 
 
 def _standard_error() -> int:
