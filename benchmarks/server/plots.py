@@ -29,7 +29,7 @@ def main() -> None:
     document = json.loads((directory / "results.json").read_text())
     windows = defaultdict(list)
     for item in document["measurements"]:
-        if item["concurrency"] > 1:
+        if item["concurrency"] == 32:
             windows[item["model"], item["encoding"], item["server"]].append(item["rps"])
     cases = sorted({(model, encoding) for model, encoding, _server in windows if encoding != "none"})
     for model, encoding in cases:

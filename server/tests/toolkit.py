@@ -382,7 +382,8 @@ class ServerProcess:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.splitlines()]
+        """Log lines written in full: the server may be in the middle of the next one."""
+        return [json.loads(line) for line in self.log.rpartition("\n")[0].splitlines()]
 
     @property
     def workers(self) -> list[int]:
