@@ -57,10 +57,10 @@ docs: venv ## Role READMEs from the argument specs
 changelog: venv ## Changelog from the fragments (at a release)
 	@$(BIN)/antsibull-changelog release
 
-lock: venv ## Newest versions into the locks of control nodes, of the developer's environment and of the image's build
+lock: venv ## Newest versions into the locks of requirements/ and of the image's build
 	@for name in requirements/control requirements/dev server/requirements-build; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-annotate --override server/overrides.txt -o $$name.txt $$name.in; done
+	  --no-emit-index-url --no-annotate --override server/overrides.txt -o $$name.txt $$name.in || exit 1; done
 
 test: python ## Everything CI runs
 	@$(PYTHON) tools/run_tests.py
